@@ -1,0 +1,1 @@
+//! Reading a bundle: `config.json`, its size and its syntax, and nothing else.

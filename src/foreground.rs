@@ -1,0 +1,1 @@
+//! A container in the foreground: signals forwarded, the terminal relayed, the exit status returned.

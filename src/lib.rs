@@ -1,0 +1,19 @@
+//! Orlop: an OCI container runtime for Linux with cgroups v2.
+//!
+//! The order of reading is the order of work: [`bundle`] reads `config.json`, [`validate`] holds it against the
+//! specification, [`plan`] turns it into an ordered list of kernel operations, and [`exec`] clones a process in which
+//! [`child`] carries out that list and ends in `execve`. `ARCHITECTURE.md` draws the picture.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod bundle;
+pub mod cgroup;
+pub mod error;
+pub mod features;
+pub mod foreground;
+pub mod plan;
+pub mod seccomp;
+pub mod spec;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod validate;

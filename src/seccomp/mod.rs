@@ -1,0 +1,1 @@
+//! From the `linux.seccomp` section to one classic BPF program.

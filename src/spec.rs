@@ -1,0 +1,1 @@
+//! The default `config.json` that `orlop spec` writes.

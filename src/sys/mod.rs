@@ -1,0 +1,1 @@
+//! The only unsafe code: one function per system call, named after it.
