@@ -1,1 +1,20 @@
-//! Control groups, version 2.
+//! Control groups, version 2, by the cgroupfs driver.
+//!
+//! [`Hierarchy::find`] says where cgroup2 is mounted, [`path`] where the container's cgroup lies in it, [`writes`] and
+//! [`device::program`] what goes into it, all without touching it; [`Cgroup::create`] makes it, and a process is born
+//! inside by clone3(2) with CLONE_INTO_CGROUP and [`Cgroup::fd`]: nothing is ever written to `cgroup.procs`.
+
+mod control;
+mod create;
+pub mod device;
+mod enable;
+mod file;
+mod hierarchy;
+mod path;
+mod resources;
+
+pub use control::{Events, load_devices};
+pub use create::{Cgroup, cannot_be_made};
+pub use hierarchy::Hierarchy;
+pub use path::path;
+pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes};
