@@ -515,7 +515,10 @@ mod tests {
         fn a_value_of_another_type_never_panics(mut number in 0usize..150, new in any_value()) {
             let mut config = crate::spec::default_spec(false);
             replace(&mut config, &mut number, &new);
-            let _ = parse(config);
+            if let Ok(bundle) = parse(config) {
+                let context = crate::validate::Context { rootless: number % 2 == 0, host_network: false };
+                let _ = crate::validate::validate(&bundle.spec, &context);
+            }
         }
 
         #[test]

@@ -1,0 +1,204 @@
+//! `linux`: namespaces, id mappings, devices and paths.
+
+use std::path::Path;
+
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxTimeOffset, Spec};
+
+use super::sysctl::sysctl;
+use super::{Context, LinuxNamespaceType, Namespaces, absolute, add, bad, each, each_key, no_parent, path_of, under};
+use crate::error::{Error, Result};
+
+/// The kernel takes this many lines in `/proc/<pid>/uid_map` (`UID_GID_MAP_MAX_EXTENTS`, Linux 4.15).
+const MAX_MAPPINGS: usize = 340;
+
+pub(super) fn linux(spec: &Spec, context: &Context) -> Result<()> {
+    let namespaces = Namespaces::of(spec);
+    if context.rootless && !namespaces.has(LinuxNamespaceType::User) {
+        return Err(bad("/namespaces", "rootless container requires user namespaces").hint(add("user")));
+    }
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    namespace_list(linux.namespaces())?;
+    id_mappings(linux, namespaces, context)?;
+    each_key("/sysctl", linux.sysctl(), |key, value| sysctl(key, value, namespaces, context))?;
+    each("/devices", linux.devices(), device)?;
+    propagation(linux)?;
+    restricted_paths(linux, namespaces)?;
+    time_offsets(linux, namespaces)?;
+    personality(linux)?;
+    not_supported(linux)
+}
+
+fn namespace_list(namespaces: &Option<Vec<LinuxNamespace>>) -> Result<()> {
+    let mut seen = Vec::new();
+    each("/namespaces", namespaces, |namespace| {
+        let kind = namespace.typ();
+        if seen.contains(&kind) {
+            return Err(bad("/type", format!("malformed spec file: duplicated ns {:?}", name(kind))));
+        }
+        seen.push(kind);
+        path_of(namespace).map_or(Ok(()), |path| absolute("/path", path))
+    })
+}
+
+/// The specification's name of `kind`; the kernel's own is `mnt` for `mount` and `net` for `network`.
+fn name(kind: LinuxNamespaceType) -> &'static str {
+    match kind {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+/// A user namespace that is made needs mappings. One that is joined has its own; containerd and CRI-O give both.
+fn id_mappings(linux: &Linux, namespaces: Namespaces, context: &Context) -> Result<()> {
+    let user = namespaces.has(LinuxNamespaceType::User);
+    let joined = namespaces.joins(LinuxNamespaceType::User);
+    for (kind, list) in [("uid", linux.uid_mappings()), ("gid", linux.gid_mappings())] {
+        let place = format!("/{kind}Mappings");
+        let list = list.as_deref().unwrap_or_default();
+        if !user && !list.is_empty() {
+            let text = "user namespace mappings specified, but user namespace isn't enabled in the config";
+            return Err(bad(place, text).hint(add("user")));
+        }
+        if user && !joined && list.is_empty() {
+            return Err(match context.rootless {
+                true => {
+                    bad(place, format!("rootless containers requires at least one {} mapping", kind.to_uppercase()))
+                }
+                false => bad(place, format!("user namespaces enabled, but no {kind} mappings found")),
+            });
+        }
+        under(&place, mappings(list))?;
+    }
+    Ok(())
+}
+
+/// What `/proc/<pid>/uid_map` refuses (user_namespaces(7)): empty ranges, ranges past the last id, and overlaps on
+/// either side.
+pub(super) fn mappings(list: &[LinuxIdMapping]) -> Result<()> {
+    if list.len() > MAX_MAPPINGS {
+        return Err(bad(
+            format!("/{MAX_MAPPINGS}"),
+            format!("{} mappings; the kernel takes {MAX_MAPPINGS}", list.len()),
+        ));
+    }
+    for (index, mapping) in list.iter().enumerate() {
+        one_mapping(mapping, &list[..index]).map_err(|(member, text)| bad(format!("/{index}/{member}"), text))?;
+    }
+    Ok(())
+}
+
+fn one_mapping(mapping: &LinuxIdMapping, before: &[LinuxIdMapping]) -> std::result::Result<(), (&'static str, String)> {
+    let size = mapping.size();
+    if size == 0 {
+        return Err(("size", "an id mapping of size 0 maps nothing".into()));
+    }
+    type Side = fn(&LinuxIdMapping) -> u32;
+    for (member, side) in [("containerID", LinuxIdMapping::container_id as Side), ("hostID", LinuxIdMapping::host_id)] {
+        let first = side(mapping);
+        // The last id, 4294967295, is none: the range must end before it.
+        if first.checked_add(size).is_none() {
+            return Err((member, format!("an id mapping from {first} of size {size} ends above 4294967294")));
+        }
+        let overlaps = |other: &&LinuxIdMapping| side(other) < first + size && first < side(other) + other.size();
+        if let Some(other) = before.iter().find(overlaps) {
+            return Err((member, format!("an id mapping from {first} overlaps one from {}", side(other))));
+        }
+    }
+    Ok(())
+}
+
+/// Device numbers have 12 and 20 bits (`MINORBITS` of `linux/kdev_t.h`); a FIFO has none.
+fn device(device: &LinuxDevice) -> Result<()> {
+    absolute("/path", device.path())?;
+    no_parent("/path", device.path())?;
+    if device.typ() == LinuxDeviceType::A {
+        return Err(bad("/type", "invalid device type \"a\"").hint("known: c, b, u, p"));
+    }
+    let fifo = device.typ() == LinuxDeviceType::P;
+    for (member, number, last) in [("major", device.major(), 0xfff), ("minor", device.minor(), 0xf_ffff)] {
+        if fifo && number != 0 {
+            return Err(bad(format!("/{member}"), format!("a FIFO has no {member} number")));
+        }
+        if !(0..=last).contains(&number) {
+            return Err(bad(format!("/{member}"), format!("the {member} number {number} is not between 0 and {last}")));
+        }
+    }
+    Ok(())
+}
+
+fn propagation(linux: &Linux) -> Result<()> {
+    let value = linux.rootfs_propagation().as_deref().unwrap_or_default();
+    let known = ["private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable"];
+    if value.is_empty() || known.contains(&value) {
+        return Ok(());
+    }
+    Err(bad("/rootfsPropagation", format!("rootfsPropagation={value} is not supported"))
+        .hint(format!("known: {}", known.join(", "))))
+}
+
+fn restricted_paths(linux: &Linux, namespaces: Namespaces) -> Result<()> {
+    for (place, paths) in [("/maskedPaths", linux.masked_paths()), ("/readonlyPaths", linux.readonly_paths())] {
+        if paths.iter().flatten().next().is_some() && !namespaces.has(LinuxNamespaceType::Mount) {
+            let text = "unable to restrict sys entries without a private MNT namespace";
+            return Err(bad(place, text).hint(add("mount")));
+        }
+        each(place, paths, |path| absolute("", Path::new(path)))?;
+    }
+    Ok(())
+}
+
+/// `/proc/<pid>/timens_offsets` can be written before the first process enters the namespace (time_namespaces(7)).
+fn time_offsets(linux: &Linux, namespaces: Namespaces) -> Result<()> {
+    if linux.time_offsets().as_ref().is_none_or(|offsets| offsets.is_empty()) {
+        return Ok(());
+    }
+    if !namespaces.has(LinuxNamespaceType::Time) {
+        let text = "time namespace offsets specified, but time namespace isn't enabled in the config";
+        return Err(bad("/timeOffsets", text).hint(add("time")));
+    }
+    if namespaces.joins(LinuxNamespaceType::Time) {
+        return Err(bad("/timeOffsets", "offsets cannot be set for an existing time namespace"));
+    }
+    each_key("/timeOffsets", linux.time_offsets(), time_offset)
+}
+
+fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> Result<()> {
+    if !["monotonic", "boottime"].contains(&clock) {
+        return Err(bad("", format!("unknown clock {clock:?} in timeOffsets")).hint("known: monotonic, boottime"));
+    }
+    match offset.nanosecs() {
+        Some(nanosecs) if nanosecs >= 1_000_000_000 => {
+            Err(bad("/nanosecs", format!("nanosecs {nanosecs} is not below 1000000000")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn personality(linux: &Linux) -> Result<()> {
+    let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
+    match flags {
+        Some(flags) if !flags.is_empty() => {
+            Err(bad("/personality/flags", "personality flags are not supported").hint("the specification defines none"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What `features` says that this runtime does not do. A container must not run without what its configuration asks for.
+fn not_supported(linux: &Linux) -> Result<()> {
+    let asked = [
+        ("intelRdt", linux.intel_rdt().is_some()),
+        ("memoryPolicy", linux.memory_policy().is_some()),
+        ("netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((member, _)) => Err(Error::new(format!("linux.{member} is not supported")).at(format!("/{member}"))),
+        None => Ok(()),
+    }
+}
