@@ -1,0 +1,169 @@
+//! Every integration test once more, as `vm::BINARY::TEST`, in a virtual machine with nothing but cgroup v2 and each of its
+//! controllers, those included that are `#[ignore]`d natively for want of one.
+//!
+//! One machine serves one run: the first case boots it by `tests/vm/boot`, each case leaves a request in its queue and waits
+//! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
+//! `CI=true` they fail with it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// The project's directory, which the machine shows at the same place.
+const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+/// Tests of plain data: a second kernel adds nothing.
+const NATIVE_ONLY: &[&str] = &["vm", "plan"];
+/// Two attempts to boot, each bounded by the script to two minutes.
+const BOOT: Duration = Duration::from_secs(270);
+/// The guest kills a test after 300 s.
+const ANSWER: Duration = Duration::from_secs(330);
+
+fn main() {
+    let arguments = Arguments::from_args();
+    // with --exact the runner has listed before, and asks for one case
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    let impossible = if arguments.exact || ci { None } else { impossible() };
+    let kind = impossible.as_ref().map(|reason| format!("skipped: {reason}")).unwrap_or_default();
+    let trials: Vec<_> = test_binaries()
+        .into_iter()
+        .flat_map(|(name, binary)| tests_of(&binary).into_iter().map(move |test| (name.clone(), binary.clone(), test)))
+        .map(|(name, binary, test)| {
+            Trial::test(format!("vm::{name}::{test}"), move || run(&name, &binary, &test))
+                .with_kind(kind.clone())
+                .with_ignored_flag(impossible.is_some())
+        })
+        .collect();
+    // no case at all would end well
+    let known = |name: &String| trials.iter().any(|trial| trial.name() == name);
+    assert!(!arguments.exact || arguments.filter.as_ref().is_some_and(known), "no such case: {:?}", arguments.filter);
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Why there can be no machine here, by the script that gets its kernel.
+fn impossible() -> Option<String> {
+    let prepare = Command::new(format!("{PROJECT}/tests/vm/prepare")).output().expect("tests/vm/prepare starts");
+    (!prepare.status.success()).then(|| String::from_utf8_lossy(&prepare.stderr).trim().to_owned())
+}
+
+/// The integration tests' names and executables: of each file `tests/NAME.rs` the newest build beside this one.
+fn test_binaries() -> Vec<(String, PathBuf)> {
+    let this = std::env::current_exe().expect("the path of this test");
+    let builds = this.parent().expect("its directory");
+    let mut names: Vec<_> = fs::read_dir(format!("{PROJECT}/tests"))
+        .expect("tests")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".rs").map(str::to_owned))
+        .filter(|name| !NATIVE_ONLY.contains(&name.as_str()))
+        .collect();
+    names.sort();
+    names.into_iter().filter_map(|name| newest_build(builds, &name).map(|binary| (name, binary))).collect()
+}
+
+fn newest_build(builds: &Path, name: &str) -> Option<PathBuf> {
+    let prefix = format!("{}-", name.replace('-', "_"));
+    let executable = |path: &PathBuf| {
+        let suffix = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(&prefix));
+        suffix.is_some_and(|suffix| suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            && path.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0)
+    };
+    fs::read_dir(builds)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(executable)
+        .max_by_key(|path| modified(path))
+}
+
+fn modified(path: &Path) -> SystemTime {
+    path.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The names of all tests of `binary`, the ignored ones too.
+fn tests_of(binary: &Path) -> Vec<String> {
+    let list =
+        Command::new(binary).args(["--list", "--format", "terse"]).output().expect("a test binary lists its tests");
+    let list = String::from_utf8_lossy(&list.stdout);
+    list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+}
+
+/// Nothing older than what it was made from is run: cargo's own list says what that was.
+fn assert_current(name: &str, binary: &Path) -> Result<(), Failed> {
+    let made_from = fs::read_to_string(binary.with_extension("d"))?;
+    let sources =
+        made_from.lines().find_map(|line| line.split_once(": ")).map(|(_, sources)| sources).unwrap_or_default();
+    let newer = sources.split_whitespace().find(|source| modified(&Path::new(PROJECT).join(source)) > modified(binary));
+    newer.map_or(Ok(()), |newer| Err(format!("{newer} is newer than the test {name}: build all tests first").into()))
+}
+
+/// One test in the machine: a request in its queue, then the answer.
+fn run(name: &str, binary: &Path, test: &str) -> Result<(), Failed> {
+    assert_current(name, binary)?;
+    let machine = machine()?;
+    let request = machine.join("queue").join(format!("{name}.{}.request", test.replace("::", ".")));
+    let command =
+        format!("cd '{PROJECT}' && exec '{}' --exact '{test}' --include-ignored --nocapture\n", binary.display());
+    let draft = request.with_extension("draft");
+    fs::create_dir(&draft)?;
+    fs::write(draft.join("command"), command)?;
+    fs::rename(&draft, &request)?;
+    wait_for(&machine, &request.join("status"), ANSWER)?;
+
+    let status = fs::read_to_string(request.join("status"))?;
+    let output = String::from_utf8_lossy(&fs::read(request.join("output"))?).into_owned();
+    fs::remove_dir_all(&request)?;
+    // a name that the binary does not know would end well, too
+    if status.trim() == "0" && output.contains("test result: ok. 1 passed") {
+        return Ok(());
+    }
+    Err(format!("in the machine, exit status {}:\n{output}", status.trim()).into())
+}
+
+/// The directory of this run's machine, once it takes requests. Whoever makes the directory boots it.
+fn machine() -> Result<PathBuf, Failed> {
+    // nextest starts a process per case; cargo test runs them all in this one
+    let runner =
+        if std::env::var_os("NEXTEST").is_some() { std::os::unix::process::parent_id() } else { std::process::id() };
+    let project = fs::canonicalize(PROJECT)?;
+    let directory = project.join(format!("target/vm/run-{runner}-{}", start_time(runner)?));
+    fs::create_dir_all(project.join("target/vm"))?;
+    if fs::create_dir(&directory).is_ok() {
+        Command::new(project.join("tests/vm/boot"))
+            .arg(&directory)
+            .arg(runner.to_string())
+            .arg(PROJECT)
+            .arg(std::env::current_exe()?.parent().expect("its directory"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+    }
+    wait_for(&directory, &directory.join("queue/ready"), BOOT)?;
+    Ok(directory)
+}
+
+/// When the process `pid` started, in clock ticks since boot (proc_pid_stat(5), field 22): a pid alone comes back.
+fn start_time(pid: u32) -> Result<String, Failed> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_the_name = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
+    after_the_name.split(' ').nth(19).map(str::to_owned).ok_or_else(|| format!("/proc/{pid}/stat: {stat}").into())
+}
+
+/// Until `file` exists; an error when the machine is dead, with what its script wrote, or after `limit`.
+fn wait_for(machine: &Path, file: &Path, limit: Duration) -> Result<(), Failed> {
+    let start = Instant::now();
+    while !file.exists() {
+        if let Ok(reason) = fs::read_to_string(machine.join("dead")) {
+            return Err(format!("no machine: {reason}").into());
+        }
+        if start.elapsed() > limit {
+            return Err(format!("no {} after {limit:?}", file.display()).into());
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
