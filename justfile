@@ -1,0 +1,55 @@
+set shell := ["bash", "-euc"]
+
+# these recipes
+default:
+    @just --list --unsorted
+
+# static release binaries
+build:
+    . tests/toolchain; need_rust; build_release; ls -l "$release/orlop"
+
+# a first container
+hello:
+    ./hello
+
+# format, lints and every test, natively and in the virtual machine; arguments go to the runner
+test *arguments:
+    tests/run {{arguments}}
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+
+# against each of runc, crun and youki that is installed, and the floor (as root, on a quiet machine)
+bench *arguments:
+    tests/bench/run {{arguments}}
+
+# runc's own integration tests with RUNC=orlop; arguments are names of bats files
+conformance *arguments:
+    tests/conformance/run {{arguments}}
+
+# what the kernel would be asked to do for a bundle
+plan bundle="bundles/hello":
+    cargo run --quiet -- plan --bundle {{bundle}}
+
+# binaries, man pages and completions under a prefix, e.g. `just install ~/.local`
+install prefix="/usr/local": build
+    #!/bin/bash
+    set -euo pipefail
+    . tests/toolchain
+    build_release
+    prefix=${DESTDIR:-}{{prefix}}
+    install -D -m 755 -t "$prefix/bin" "$release/orlop"
+    [ ! -f "$release/orlop-shim" ] || install -D -m 755 -t "$prefix/bin" "$release/orlop-shim"
+    mkdir -p "$prefix/share/man/man8"
+    "$release/orlop" man "$prefix/share/man/man8"
+    completion() { # SHELL FILE
+        mkdir -p "$(dirname "$prefix/share/$2")"
+        "$release/orlop" completion "$1" >"$prefix/share/$2"
+    }
+    completion bash bash-completion/completions/orlop
+    completion zsh zsh/site-functions/_orlop
+    completion fish fish/vendor_completions.d/orlop.fish
