@@ -70,7 +70,19 @@ fn seccomp() -> Value {
             "SCMP_CMP_MASKED_EQ",
             "SCMP_CMP_NE",
         ],
-        "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+        // Those that the compiler has a table of; on a kernel of another family they are accepted and never match.
+        "archs": [
+            "SCMP_ARCH_AARCH64",
+            "SCMP_ARCH_ARM",
+            "SCMP_ARCH_LOONGARCH64",
+            "SCMP_ARCH_PPC64",
+            "SCMP_ARCH_PPC64LE",
+            "SCMP_ARCH_RISCV64",
+            "SCMP_ARCH_S390X",
+            "SCMP_ARCH_X32",
+            "SCMP_ARCH_X86",
+            "SCMP_ARCH_X86_64",
+        ],
         "knownFlags": flags,
         "supportedFlags": flags,
     })
