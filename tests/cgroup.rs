@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cgroup_common::{ground, runs, shell, sleeper, soon, value, wait};
 use nix::errno::Errno;
@@ -111,7 +111,9 @@ fn a_parent_with_processes_is_named_with_them() {
     assert!(error.message.contains(parent.path().to_str().unwrap()), "{error}");
     assert!(error.hint.unwrap().contains(&format!("pid {}", child.id())));
     assert!(!ground.dir(&path).exists(), "a failed create leaves nothing");
-    Cgroup::create(&ground.hierarchy, &path, &[]).expect("without limits it is no obstacle").undo();
+    let leaf = Cgroup::create(&ground.hierarchy, &path, &[]).expect("without limits it is no obstacle");
+    assert_eq!(value(leaf.path(), "cgroup.type"), "domain", "processes can be born there");
+    leaf.undo();
     parent.kill().unwrap();
     child.wait().unwrap();
 }
@@ -174,10 +176,8 @@ fn ticking(cgroup: &Cgroup, file: &Path) -> std::process::Child {
     child
 }
 
-fn ticks(file: &Path) -> bool {
-    let first = fs::metadata(file).unwrap().modified().unwrap();
-    std::thread::sleep(Duration::from_millis(150));
-    fs::metadata(file).unwrap().modified().unwrap() != first
+fn tick(file: &Path) -> SystemTime {
+    fs::metadata(file).unwrap().modified().unwrap()
 }
 
 #[test]
@@ -187,9 +187,12 @@ fn freeze_stops_thaw_goes_on_and_kill_ends_all() {
     let file = std::env::temp_dir().join(ground.path.trim_start_matches('/'));
     let mut child = ticking(&cgroup, &file);
     cgroup.freeze(soon()).unwrap();
-    assert!(cgroup.frozen().unwrap() && !ticks(&file));
+    let stopped = tick(&file);
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(cgroup.frozen().unwrap() && tick(&file) == stopped);
     cgroup.thaw(soon()).unwrap();
-    assert!(!cgroup.frozen().unwrap() && ticks(&file));
+    wait(|| tick(&file) != stopped);
+    assert!(!cgroup.frozen().unwrap());
 
     let inner = ground.create("a/inner");
     let mut nested = sleeper(inner.path());

@@ -4,7 +4,6 @@ mod cgroup_common;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use cgroup_common::{Ground, ground, runs, shell, value, wait};
@@ -26,11 +25,11 @@ fn number(cgroup: &Cgroup, file: &str, key: &str) -> u64 {
     line.trim().parse().unwrap()
 }
 
-/// The first whole disk of the machine.
-fn disk() -> Option<String> {
-    let disks = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
-    let real: Vec<PathBuf> = disks.filter(|path| path.join("device").exists()).collect();
-    real.first().map(|path| fs::read_to_string(path.join("dev")).unwrap().trim().to_owned())
+/// A block device of the machine; a loop device serves, and the module brings some.
+fn disk() -> String {
+    let _ = std::process::Command::new("modprobe").arg("loop").status();
+    let disk = fs::read_dir("/sys/block").unwrap().next().expect("a block device, or the loop module").unwrap();
+    value(&disk.path(), "dev")
 }
 
 #[test]
@@ -145,7 +144,7 @@ fn vm_cpu_idle_and_burst_follow_updates_in_both_directions() {
 #[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
 fn vm_io_max_takes_the_throttles_of_one_disk_together() {
     let ground = ground();
-    let Some(disk) = disk() else { panic!("the VM has no disk: give it one (tests/vm)") };
+    let disk = disk();
     let (major, minor) = disk.split_once(':').unwrap();
     let device = |rate| format!(r#"[{{"major": {major}, "minor": {minor}, "rate": {rate}}}]"#);
     let json = format!(
@@ -179,9 +178,14 @@ fn vm_a_parent_with_processes_is_an_obstacle_for_memory_too() {
     let ground = ground();
     let parent = ground.create("a");
     let mut child = cgroup_common::sleeper(parent.path());
-    let error = limited(&ground, r#"{"memory": {"limit": 67108864}}"#).unwrap_err();
-    assert_eq!(error.pointer.as_deref(), Some("/linux/resources/memory/limit"));
-    assert!(error.hint.unwrap().contains(&format!("pid {}", child.id())));
+    for (limits, from) in
+        [(r#""memory": {"limit": 67108864}"#, "memory/limit"), (r#""pids": {"limit": 9}"#, "pids/limit")]
+    {
+        let error = limited(&ground, &format!("{{{limits}}}")).unwrap_err();
+        assert_eq!(error.pointer, Some(format!("/linux/resources/{from}")));
+        assert!(error.hint.unwrap().contains(&format!("pid {}", child.id())));
+        assert_eq!(value(parent.path(), "cgroup.type"), "domain", "it has not become threaded");
+    }
     parent.kill().unwrap();
     child.wait().unwrap();
 }

@@ -57,21 +57,36 @@ fn above(path: &str) -> impl Iterator<Item = &str> {
     ["."].into_iter().chain(path.match_indices('/').map(|(end, _)| &path[..end]))
 }
 
-/// All at once, as one write each costs; one by one when the kernel refuses the lot, which it does for any of them.
+/// Controllers that a cgroup with processes may hand down (cgroup-v2.rst, "Threads").
+const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
+
+/// All at once, as one write costs as much as each; one by one where the kernel refuses the lot because of one of them.
+///
+/// Where a cgroup has processes, threaded controllers alone would be accepted, and make it the root of a threaded subtree:
+/// no process could be born in the container's cgroup any more (EOPNOTSUPP). So they are not tried there.
 fn hand_down(root: BorrowedFd, path: &str, names: &[&str], obstacles: &mut Vec<Obstacle>) {
     let Ok(dir) = file::open_dir(root, path) else { return };
-    let enable = |names: &[&str]| {
-        let value: String = names.iter().map(|name| format!("+{name} ")).collect();
-        file::write(dir.as_fd(), "cgroup.subtree_control", value.trim_end())
+    let lot = match names.iter().all(|name| THREADED.contains(name)) && occupied(dir.as_fd()) {
+        true => Err(Errno::EBUSY),
+        false => write_control(dir.as_fd(), names),
     };
-    if enable(names).is_ok() {
-        return;
-    }
+    let Err(errno) = lot else { return };
+    let alone = matches!(errno, Errno::ENOENT | Errno::EINVAL) && !occupied(dir.as_fd());
     for name in names {
-        if let Err(errno) = enable(&[name]) {
+        if let Err(errno) = if alone { write_control(dir.as_fd(), &[name]) } else { Err(errno) } {
             obstacles.push(Obstacle { controller: (*name).to_owned(), path: path.to_owned(), errno });
         }
     }
+}
+
+fn write_control(dir: BorrowedFd, names: &[&str]) -> nix::Result<()> {
+    let value: String = names.iter().map(|name| format!("+{name} ")).collect();
+    file::write(dir, "cgroup.subtree_control", value.trim_end())
+}
+
+/// Whether processes lie in the cgroup itself where they may not: anywhere but in the real root, which has no type.
+fn occupied(dir: BorrowedFd) -> bool {
+    file::read(dir, "cgroup.type").is_ok() && file::read(dir, "cgroup.procs").is_ok_and(|procs| !procs.is_empty())
 }
 
 /// The error for the wanted controllers that the leaf still lacks.
