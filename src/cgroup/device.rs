@@ -2,8 +2,8 @@
 //! "Device controller").
 //!
 //! The rules keep the meaning that they had on cgroup v1: they apply in order, a later one overrides an earlier one
-//! where they overlap, and what no rule allows is denied. [`simplify`] reduces them to the answers that differ from each
-//! other, and [`compile`] turns these into few branches: the verifier's work is what loading costs.
+//! where they overlap, and what no rule allows is denied. `simplify` reduces them to the answers that differ from each
+//! other, and `compile` turns these into few branches: the verifier's work is what loading costs.
 
 use std::collections::BTreeMap;
 

@@ -146,3 +146,20 @@ fn processes(root: BorrowedFd, path: &str) -> String {
     }
     format!("pid {}", pids.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_is_blkio_on_v1() {
+        let v1 = ["blkio".to_owned(), "memory".to_owned()];
+        assert!(holds(&v1, "io") && holds(&v1, "memory") && !holds(&v1, "pids"));
+    }
+
+    #[test]
+    fn the_way_to_a_cgroup_starts_at_the_root() {
+        assert_eq!(above("/a/b/c").collect::<Vec<_>>(), [".", "a", "a/b"]);
+        assert_eq!(above("/a").collect::<Vec<_>>(), ["."]);
+    }
+}

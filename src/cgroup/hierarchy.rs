@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::error::{Error, Result};
+
+use super::file;
 
 /// The cgroup v2 hierarchy as this process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,10 +50,9 @@ fn is_cgroup2(path: &Path) -> bool {
 }
 
 fn read(path: &str) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-        Error::new("find the cgroup of this process").call(format!("read({path:?})"), errno)
-    })
+    open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|fd| file::read_fd(&fd))
+        .map_err(|errno| Error::new("find the cgroup of this process").call(format!("read({path:?})"), errno))
 }
 
 /// The last cgroup2 in the mount table that is visible; a later mount may hide an earlier one.
