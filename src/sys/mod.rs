@@ -1,3 +1,6 @@
 //! The only unsafe code: one function per system call, named after it.
 
 pub mod bpf;
+mod seccomp;
+
+pub use seccomp::seccomp;
