@@ -1,0 +1,206 @@
+//! What a section means, in the plainest words, and that the compiled program means the same.
+
+use std::cmp::Reverse;
+
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator as Op,
+    LinuxSyscall,
+};
+use orlop::seccomp::compile_for;
+use proptest::prelude::*;
+
+use crate::interpreter::{Data, check, run};
+use crate::section::{ABIS, KNOWN, data, section};
+
+const KILL_THREAD: u32 = 0;
+const ENOSYS: u32 = 0x0005_0026;
+
+pub fn encode(action: LinuxSeccompAction, errno: Option<u32>) -> u32 {
+    match action {
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => 0,
+        LinuxSeccompAction::ScmpActKillProcess => 0x8000_0000,
+        LinuxSeccompAction::ScmpActTrap => 0x0003_0000,
+        LinuxSeccompAction::ScmpActErrno => 0x0005_0000 + errno.unwrap_or(1),
+        LinuxSeccompAction::ScmpActTrace => 0x7ff0_0000 + errno.unwrap_or(1),
+        LinuxSeccompAction::ScmpActNotify => 0x7fc0_0000,
+        LinuxSeccompAction::ScmpActLog => 0x7ffc_0000,
+        LinuxSeccompAction::ScmpActAllow => 0x7fff_0000,
+    }
+}
+
+/// One way for a rule to match: its arguments by index, and what it answers.
+#[derive(Clone, PartialEq)]
+struct Way {
+    args: Vec<LinuxSeccompArg>,
+    action: u32,
+}
+
+fn masked(bits: u32) -> u64 {
+    if bits == 64 { u64::MAX } else { 0xffff_ffff }
+}
+
+fn holds(arg: &LinuxSeccompArg, args: &[u64; 6], bits: u32) -> bool {
+    let (actual, value) = (args[arg.index()] & masked(bits), arg.value() & masked(bits));
+    match arg.op() {
+        Op::ScmpCmpNe => actual != value,
+        Op::ScmpCmpLt => actual < value,
+        Op::ScmpCmpLe => actual <= value,
+        Op::ScmpCmpEq => actual == value,
+        Op::ScmpCmpGe => actual >= value,
+        Op::ScmpCmpGt => actual > value,
+        Op::ScmpCmpMaskedEq => actual & value == arg.value_two().unwrap_or(0) & value,
+    }
+}
+
+/// Conditions of `rule` by ascending index, once with all of them or, where an index repeats, once with each.
+fn ways(rule: &LinuxSyscall, bits: u32, call: Option<u64>) -> Vec<Way> {
+    let action = encode(rule.action(), rule.errno_ret());
+    let mut args = rule.args().clone().unwrap_or_default();
+    args.sort_by_key(|arg| arg.index());
+    let repeats = args.windows(2).any(|pair| pair[0].index() == pair[1].index());
+    let sets = if repeats { rule.args().iter().flatten().map(|arg| vec![*arg]).collect() } else { vec![args] };
+    let finish = |mut args: Vec<LinuxSeccompArg>| {
+        if let Some(call) = call {
+            args.retain(|arg| arg.index() != 0);
+            let first = LinuxSeccompArgBuilder::default().index(0usize).value(call).op(Op::ScmpCmpEq);
+            args.insert(0, first.build().unwrap());
+        }
+        args.retain(|arg| arg.op() != Op::ScmpCmpMaskedEq || arg.value() & masked(bits) != 0);
+        Way { args, action }
+    };
+    sets.into_iter().map(finish).collect()
+}
+
+/// Order of trial of one argument: the smaller key first.
+fn key(arg: &LinuxSeccompArg, bits: u32) -> (Reverse<usize>, u32, i128) {
+    let value = match arg.op() {
+        Op::ScmpCmpMaskedEq => arg.value() & arg.value_two().unwrap_or(0),
+        _ => arg.value(),
+    };
+    let value = i128::from(value & masked(bits));
+    let (class, value) = match arg.op() {
+        Op::ScmpCmpLt | Op::ScmpCmpLe => (1, value),
+        Op::ScmpCmpGt | Op::ScmpCmpGe => (2, -value),
+        _ => (0, -value),
+    };
+    (Reverse(arg.index()), class, value)
+}
+
+/// An argument test in a form that is equal for equal tests.
+fn normal(arg: &LinuxSeccompArg, bits: u32) -> (usize, u32, u64, u64) {
+    let all = masked(bits);
+    match arg.op() {
+        Op::ScmpCmpMaskedEq => {
+            let mask = arg.value() & all;
+            (arg.index(), Op::ScmpCmpEq as u32, mask, mask & arg.value_two().unwrap_or(0))
+        }
+        op => (arg.index(), op as u32, all, arg.value() & all),
+    }
+}
+
+/// What `section` answers to `data` on the machine `native`; `None` when two rules contradict each other there.
+pub fn answer(section: &LinuxSeccomp, native: Arch, data: &Data) -> Option<u32> {
+    let runs = |arch: Arch| ABIS.iter().position(|abi| abi.0 == arch).map(|abi| abi < 3);
+    let listed = |arch: Arch| {
+        runs(arch) == runs(native) && (arch == native || section.architectures().iter().flatten().any(|a| *a == arch))
+    };
+    let x32 = data.arch == 0xc000_003e && data.nr >= 0x4000_0000 && (data.nr != u32::MAX || listed(Arch::ScmpArchX32));
+    let abi =
+        ABIS.iter().position(|(arch, audit, first, _)| *audit == data.arch && (*first != 0) == x32 && listed(*arch));
+    // A tracer skips a system call by -1.
+    let default = encode(section.default_action(), section.default_errno_ret());
+    if abi == Some(0) && data.nr == u32::MAX {
+        return Some(default);
+    }
+    let Some(abi) = abi else { return Some(KILL_THREAD) };
+    let (_, _, first, bits) = ABIS[abi];
+    let number = |name: &str| KNOWN.iter().find(|known| known.0 == name)?.1[abi];
+    let call = |name: &str| KNOWN.iter().find(|known| known.0 == name)?.2.filter(|_| abi == 1);
+
+    let rules = section.syscalls().as_deref().unwrap_or_default();
+    let names = rules.iter().flat_map(|rule| rule.names());
+    let newest = names.filter_map(|name| number(name)).filter(|nr| *nr < 0xf0000).max().unwrap_or(0);
+    let mut candidates: Vec<Way> = Vec::new();
+    for rule in rules.iter().filter(|rule| encode(rule.action(), rule.errno_ret()) != default) {
+        let mut calls = Vec::new();
+        for name in rule.names() {
+            calls.extend(number(name).filter(|nr| nr + first == data.nr).map(|_| None));
+            calls.extend(call(name).filter(|(nr, _)| *nr == data.nr).map(|(_, call)| Some(call)));
+        }
+        calls.sort();
+        candidates.extend(calls.into_iter().flat_map(|call| ways(rule, bits, call)));
+    }
+    if let Some(always) = candidates.iter().find(|way| way.args.is_empty()) {
+        return Some(always.action);
+    }
+    if candidates.is_empty() {
+        use LinuxSeccompAction::*;
+        let enosys = !matches!(section.default_action(), ScmpActAllow | ScmpActLog | ScmpActTrace)
+            && section.default_errno_ret() != Some(38);
+        let newer = data.nr - first > newest && newest > 0;
+        return Some(if enosys && newer { ENOSYS } else { default });
+    }
+    decide(candidates, bits, &data.args).map(|action| action.unwrap_or(default))
+}
+
+/// The action of the first candidate that holds; the outer `None` for a contradiction.
+fn decide(candidates: Vec<Way>, bits: u32, args: &[u64; 6]) -> Option<Option<u32>> {
+    let normals = |way: &Way| way.args.iter().map(|arg| normal(arg, bits)).collect::<Vec<_>>();
+    let mut kept: Vec<Way> = Vec::new();
+    for way in candidates {
+        match kept.iter().find(|earlier| normals(&way).starts_with(&normals(earlier))) {
+            Some(earlier) if normals(earlier) == normals(&way) && earlier.action != way.action => return None,
+            Some(_) => {}
+            None => kept.push(way),
+        }
+    }
+    // After every argument of a way comes its end, which is tried after any further argument.
+    let end = (Reverse(0), 9, 0);
+    kept.sort_by_key(|way| way.args.iter().map(|arg| key(arg, bits)).chain([end]).collect::<Vec<_>>());
+    Some(kept.iter().find(|way| way.args.iter().all(|arg| holds(arg, args, bits))).map(|way| way.action))
+}
+
+fn agrees(native: Arch, section: &LinuxSeccomp, tries: &[Data]) -> Result<(), TestCaseError> {
+    let Ok(filter) = compile_for(section, native) else {
+        // Only a contradiction is an error here, and then some call of the section shows it.
+        prop_assert!(contradicts(section, native), "refused: {:?}", compile_for(section, native));
+        return Ok(());
+    };
+    let filter = filter.expect("there are rules");
+    prop_assert_eq!(check(&filter.program), Ok(()));
+    for data in tries {
+        if let Some(expected) = answer(section, native, data) {
+            let actual = run(&filter.program, data);
+            prop_assert_eq!(actual, expected, "{:x?}: {:#x} for {:#x}", data, actual, expected);
+        }
+    }
+    Ok(())
+}
+
+fn contradicts(section: &LinuxSeccomp, native: Arch) -> bool {
+    ABIS.iter().enumerate().any(|(abi, (_, arch, first, _))| {
+        let numbers = KNOWN.iter().flat_map(|known| [known.1[abi], known.2.map(|(nr, _)| nr)]);
+        let mut numbers = numbers.flatten();
+        numbers.any(|nr| answer(section, native, &Data { nr: nr + first, arch: *arch, args: [0; 6] }).is_none())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn x86_programs_mean_what_the_section_says(
+        section in section(Arch::ScmpArchX86_64, false),
+        tries in prop::collection::vec(data(Arch::ScmpArchX86_64), 200),
+    ) {
+        agrees(Arch::ScmpArchX86_64, &section, &tries)?;
+    }
+
+    #[test]
+    fn arm_programs_mean_what_the_section_says(
+        section in section(Arch::ScmpArchAarch64, false),
+        tries in prop::collection::vec(data(Arch::ScmpArchAarch64), 200),
+    ) {
+        agrees(Arch::ScmpArchAarch64, &section, &tries)?;
+    }
+}
