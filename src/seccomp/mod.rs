@@ -2,7 +2,7 @@
 //!
 //! The program is a balanced search tree over system call numbers for each architecture, numbers with the same answer
 //! merged into ranges: the kernel verifies and runs a fraction of the instructions of a linear list of comparisons.
-//! Rules mean what runc and libseccomp make of them (see [`rules`]); system calls newer than anything in the profile
+//! Rules mean what runc and libseccomp make of them (see rules.rs); system calls newer than anything in the profile
 //! answer `ENOSYS`, as runc has it, so that a C library falls back to an older call instead of giving up.
 
 mod abi;

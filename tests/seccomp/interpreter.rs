@@ -19,7 +19,7 @@ impl Data {
             8 | 12 => 0,
             16..64 => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                let high = (offset % 8 == 0) == big_endian;
+                let high = offset.is_multiple_of(8) == big_endian;
                 if high { (arg >> 32) as u32 } else { arg as u32 }
             }
             _ => panic!("load from offset {offset}"),

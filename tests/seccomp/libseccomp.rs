@@ -44,6 +44,19 @@ struct Libseccomp {
     resolve_arch: unsafe extern "C" fn(u32, *const c_char) -> c_int,
 }
 
+/// The function `name` of a library that is never closed.
+///
+/// # Safety
+/// `T` is the function's type.
+unsafe fn symbol<T>(handle: *mut c_void, name: &CStr) -> T {
+    // SAFETY: the handle is open; a function pointer is as wide as the address that dlsym returns.
+    unsafe {
+        let symbol = libc::dlsym(handle, name.as_ptr());
+        assert!(!symbol.is_null(), "{name:?}");
+        std::mem::transmute_copy(&symbol)
+    }
+}
+
 impl Libseccomp {
     /// `None` where the library is not installed.
     fn open() -> Option<Self> {
@@ -53,25 +66,19 @@ impl Libseccomp {
             eprintln!("skipped: libseccomp.so.2 is not installed");
             return None;
         }
-        let symbol = |name: &CStr| {
-            // SAFETY: `handle` stays open for the life of the process.
-            let symbol = unsafe { libc::dlsym(handle, name.as_ptr()) };
-            assert!(!symbol.is_null(), "{name:?}");
-            symbol
-        };
         // SAFETY: the signatures are those of seccomp.h.
         unsafe {
             Some(Self {
-                init: std::mem::transmute::<Context, _>(symbol(c"seccomp_init")),
-                release: std::mem::transmute::<Context, _>(symbol(c"seccomp_release")),
-                arch_add: std::mem::transmute::<Context, _>(symbol(c"seccomp_arch_add")),
-                arch_remove: std::mem::transmute::<Context, _>(symbol(c"seccomp_arch_remove")),
-                rule_add_array: std::mem::transmute::<Context, _>(symbol(c"seccomp_rule_add_array")),
-                syscall_priority: std::mem::transmute::<Context, _>(symbol(c"seccomp_syscall_priority")),
-                export_bpf: std::mem::transmute::<Context, _>(symbol(c"seccomp_export_bpf")),
-                resolve: std::mem::transmute::<Context, _>(symbol(c"seccomp_syscall_resolve_name")),
-                resolve_number: std::mem::transmute::<Context, _>(symbol(c"seccomp_syscall_resolve_num_arch")),
-                resolve_arch: std::mem::transmute::<Context, _>(symbol(c"seccomp_syscall_resolve_name_arch")),
+                init: symbol(handle, c"seccomp_init"),
+                release: symbol(handle, c"seccomp_release"),
+                arch_add: symbol(handle, c"seccomp_arch_add"),
+                arch_remove: symbol(handle, c"seccomp_arch_remove"),
+                rule_add_array: symbol(handle, c"seccomp_rule_add_array"),
+                syscall_priority: symbol(handle, c"seccomp_syscall_priority"),
+                export_bpf: symbol(handle, c"seccomp_export_bpf"),
+                resolve: symbol(handle, c"seccomp_syscall_resolve_name"),
+                resolve_number: symbol(handle, c"seccomp_syscall_resolve_num_arch"),
+                resolve_arch: symbol(handle, c"seccomp_syscall_resolve_name_arch"),
             })
         }
     }

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 use orlop::seccomp::compile_for;
 use proptest::prelude::*;
 
-use crate::interpreter::{Data, check, run};
+use crate::interpreter::{Data, check, run, run_on};
 use crate::section::{ABIS, KNOWN, data, section};
 
 const KILL_THREAD: u32 = 0;
@@ -130,8 +130,11 @@ pub fn answer(section: &LinuxSeccomp, native: Arch, data: &Data) -> Option<u32> 
         calls.sort();
         candidates.extend(calls.into_iter().flat_map(|call| ways(rule, bits, call)));
     }
-    if let Some(always) = candidates.iter().find(|way| way.args.is_empty()) {
-        return Some(always.action);
+    if let Some(always) = candidates.iter().position(|way| way.args.is_empty()) {
+        // Rules before it can still contradict each other.
+        let action = candidates[always].action;
+        candidates.truncate(always);
+        return decide(candidates, bits, &data.args).map(|_| action);
     }
     if candidates.is_empty() {
         use LinuxSeccompAction::*;
@@ -203,4 +206,19 @@ proptest! {
     ) {
         agrees(Arch::ScmpArchAarch64, &section, &tries)?;
     }
+}
+
+#[test]
+fn s390x_is_big_endian_and_setup_stands_for_calls_the_kernel_lacks() {
+    let section: LinuxSeccomp = serde_json::from_str(
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            {"names": ["openat2"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["dup"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 1, "value": 4294967298, "op": "SCMP_CMP_EQ"}]}]}"#,
+    )
+    .unwrap();
+    let program = compile_for(&section, Arch::ScmpArchS390x).unwrap().unwrap().program;
+    let answer = |nr, arg| run_on(&program, &Data { nr, arch: 0x8000_0016, args: [0, arg, 0, 0, 0, 0] }, true);
+    let (allow, eperm) = (0x7fff_0000, 0x0005_0001);
+    assert_eq!([answer(41, 0x1_0000_0002), answer(41, 0x2_0000_0001), answer(437, 0)], [allow, eperm, allow]);
+    assert_eq!([answer(0, 0), answer(1, 0), answer(438, 0)], [ENOSYS, eperm, ENOSYS]);
 }
