@@ -4,3 +4,7 @@ pub mod bpf;
 mod seccomp;
 
 pub use seccomp::seccomp;
+pub mod ioctl;
+pub mod pidfd;
+pub mod signal;
+pub mod socket;
