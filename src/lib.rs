@@ -8,6 +8,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod console;
 pub mod error;
 pub mod features;
 pub mod foreground;

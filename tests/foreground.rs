@@ -1,0 +1,431 @@
+//! A process in the foreground, as `run` and `exec` have one: this binary starts itself again as the runtime (see
+//! `runtime`), which starts a shell script as the container, and looks at it from outside.
+//!
+//! `cargo test --test foreground -- NAME` runs the tests whose names contain NAME.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::pty::{OpenptyResult, openpty};
+use nix::sys::termios::{InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::Pid;
+use orlop::foreground::{Signals, Terminal, become_subreaper, wait};
+use orlop::sys::ioctl::tiocswinsz;
+use orlop::sys::pidfd::{pidfd_open, pidfd_send_signal};
+
+const RUNTIME: &str = "--as-runtime";
+const CHILD: &str = "--as-child";
+
+/// The runtime: `--as-runtime pipe|pty SCRIPT`.
+fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
+    let signals = Signals::block()?;
+    become_subreaper()?;
+    let pty = (mode == "pty").then(|| openpty(None, None).expect("openpty"));
+    let mut command = Command::new(std::env::current_exe().expect("current_exe"));
+    command.arg(CHILD);
+    if let Some(pty) = &pty {
+        let slave = || Stdio::from(pty.slave.try_clone().expect("dup"));
+        command.args(["setsid", "--ctty"]).stdin(slave()).stdout(slave()).stderr(slave());
+    }
+    let child = command.args(["sh", "-c", script]).spawn().expect("spawn");
+    drop(command);
+    let pid = Pid::from_raw(child.id() as i32);
+    let pidfd = pidfd_open(pid).expect("pidfd_open");
+    let terminal = pty.map(|OpenptyResult { master, .. }| Terminal::new(master)).transpose()?;
+    wait(pid, pidfd.as_fd(), &signals, terminal)
+}
+
+/// The child between its clone and its execve: it takes no mask along, and does not outlive a test that failed.
+fn child(command: &[String]) -> ! {
+    nix::sys::signal::SigSet::empty().thread_set_mask().expect("sigprocmask");
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).expect("prctl");
+    panic!("{}", Command::new(&command[0]).args(&command[1..]).exec());
+}
+
+/// A runtime under test, killed when a test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn new(mode: &str, script: &str, stdin: impl Into<Stdio>, stdout: impl Into<Stdio>) -> Running {
+        let binary = std::env::current_exe().expect("current_exe");
+        let mut command = Command::new(binary);
+        command.args([RUNTIME, mode, script]).stdin(stdin).stdout(stdout);
+        Running(command.spawn().expect("spawn"))
+    }
+
+    fn piped(mode: &str, script: &str) -> (Running, BufReader<ChildStdout>) {
+        let mut running = Running::new(mode, script, Stdio::null(), Stdio::piped());
+        let stdout = running.0.stdout.take().expect("stdout");
+        (running, BufReader::new(stdout))
+    }
+
+    fn signal(&self, number: i32) {
+        let pidfd = pidfd_open(Pid::from_raw(self.0.id() as i32)).expect("pidfd_open");
+        pidfd_send_signal(pidfd.as_fd(), number).expect("pidfd_send_signal");
+    }
+
+    /// Its exit status, within ten seconds.
+    fn status(&mut self) -> i32 {
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end {
+            if let Some(status) = self.0.try_wait().expect("wait") {
+                return status.code().expect("the runtime was killed");
+            }
+            sleep(Duration::from_millis(5));
+        }
+        panic!("the runtime did not end");
+    }
+
+    /// Processor time in ticks of 10 ms.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).expect("stat");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("comm").split_whitespace().collect();
+        fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum()
+    }
+
+    /// That it uses next to no processor time in half a second.
+    fn assert_idle(&self) {
+        let before = self.ticks();
+        sleep(Duration::from_millis(500));
+        let used = self.ticks() - before;
+        assert!(used <= 5, "{used} ticks of 50 used while there was nothing to do");
+    }
+}
+
+fn line(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("read");
+    line
+}
+
+/// Reads what a terminal shows until `text` came.
+fn until(master: &OwnedFd, text: &str) -> String {
+    let mut file = File::from(master.try_clone().expect("dup"));
+    let (mut seen, mut bytes) = (String::new(), [0; 4096]);
+    while !seen.contains(text) {
+        match file.read(&mut bytes) {
+            Ok(length @ 1..) => seen.push_str(&String::from_utf8_lossy(&bytes[..length])),
+            end => panic!("{end:?} before {text:?}: {seen:?}"),
+        }
+    }
+    seen
+}
+
+/// Waits up to five seconds.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_raw(tty: &OwnedFd) -> bool {
+    !tcgetattr(tty).expect("tcgetattr").local_flags.contains(LocalFlags::ICANON)
+}
+
+fn flags(modes: &Termios) -> (InputFlags, OutputFlags, LocalFlags) {
+    (modes.input_flags, modes.output_flags, modes.local_flags)
+}
+
+fn resize(tty: &OwnedFd, rows: u16, columns: u16) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tiocswinsz(tty.as_fd(), &size).expect("TIOCSWINSZ");
+}
+
+/// A runtime whose stdin and stdout are the terminal `slave`.
+fn on_tty(mode: &str, script: &str, slave: &OwnedFd) -> Running {
+    let dup = || slave.try_clone().expect("dup");
+    Running::new(mode, script, dup(), dup())
+}
+
+fn exit_status_is_the_childs() {
+    assert_eq!(Running::piped("pipe", "exit 7").0.status(), 7);
+    assert_eq!(Running::piped("pty", "exit 0").0.status(), 0);
+}
+
+fn death_by_signal_is_128_and_its_number() {
+    assert_eq!(Running::piped("pipe", "kill -KILL $$").0.status(), 128 + 9);
+    assert_eq!(Running::piped("pipe", "kill -40 $$").0.status(), 128 + 40);
+}
+
+fn signals_are_forwarded() {
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGTSTP, libc::SIGWINCH, 40] {
+        let script = format!("trap 'exit 3' {number}; echo ready; while :; do sleep 0.02; done");
+        let (mut running, mut stdout) = Running::piped("pipe", &script);
+        assert_eq!(line(&mut stdout), "ready\n");
+        running.signal(number);
+        assert_eq!(running.status(), 3, "signal {number}");
+    }
+}
+
+fn sigpipe_and_sigchld_are_ours() {
+    let script = "trap 'exit 3' PIPE; trap 'exit 4' CHLD; echo ready; sleep 0.4; exit 0";
+    let (mut running, mut stdout) = Running::piped("pipe", &script.replace("; trap 'exit 4' CHLD", ""));
+    assert_eq!(line(&mut stdout), "ready\n");
+    running.signal(libc::SIGPIPE);
+    running.signal(libc::SIGCHLD);
+    assert_eq!(running.status(), 0);
+}
+
+fn a_caller_may_ignore_sigchld() {
+    let binary = std::env::current_exe().expect("current_exe");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' CHLD; exec \"$@\"", "sh"]).arg(binary).args([RUNTIME, "pipe", "sleep 0.1; exit 7"]);
+    assert_eq!(Running(shell.spawn().expect("spawn")).status(), 7);
+}
+
+fn orphans_are_reaped() {
+    let (mut running, mut stdout) = Running::piped("pipe", "sh -c 'sleep 0.1 & echo $!'; sleep 1");
+    let orphan = line(&mut stdout);
+    let stat = format!("/proc/{}/stat", orphan.trim());
+    let parent = format!(") S {} ", running.0.id());
+    eventually("inherited", || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(&parent)));
+    eventually("reaped", || std::fs::metadata(&stat).is_err());
+    assert!(running.0.try_wait().expect("wait").is_none(), "reaped only when the runtime ended");
+    assert_eq!(running.status(), 0);
+}
+
+fn ten_megabytes_reach_a_slow_reader() {
+    let (mut running, mut stdout) = Running::piped("pty", "seq 1 1450000; exit 5");
+    running.assert_idle();
+    let (mut all, mut bytes) = (Vec::new(), vec![0; 50_000]);
+    while let length @ 1.. = stdout.read(&mut bytes).expect("read") {
+        all.extend_from_slice(&bytes[..length]);
+        sleep(Duration::from_millis(1));
+    }
+    assert_eq!(running.status(), 5);
+    let wanted: String = (1..=1_450_000).map(|number| format!("{number}\n")).collect();
+    assert!(wanted.len() > 10_000_000);
+    assert_eq!(all.len(), wanted.len(), "no byte lost, and no CR added");
+    assert!(all == wanted.as_bytes());
+}
+
+fn the_last_output_survives_the_exit() {
+    // Ends while all buffers between it and the reader are full.
+    let (mut running, mut stdout) = Running::piped("pty", "seq 1 33000; exit 5");
+    sleep(Duration::from_millis(300));
+    let mut all = String::new();
+    stdout.read_to_string(&mut all).expect("read");
+    assert!(all.ends_with("\n33000\n"), "ends with {:?}", &all[all.len().saturating_sub(20)..]);
+    assert_eq!(running.status(), 5);
+}
+
+fn a_non_blocking_stdout_loses_nothing_and_keeps_its_flags() {
+    for wanted in [OFlag::O_NONBLOCK, OFlag::empty()] {
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let kept = writer.try_clone().expect("dup");
+        fcntl(&kept, FcntlArg::F_SETFL(wanted)).expect("F_SETFL");
+        let mut running = Running::new("pty", "seq 1 100000; sleep 0.3", Stdio::null(), writer);
+        let flags = || OFlag::from_bits_retain(fcntl(&kept, FcntlArg::F_GETFL).expect("F_GETFL"));
+        sleep(Duration::from_millis(200));
+        assert_eq!(flags() & OFlag::O_NONBLOCK, wanted);
+        let (mut all, mut bytes) = (Vec::new(), vec![0; 50_000]);
+        while !all.ends_with(b"\n100000\n") {
+            let length = reader.read(&mut bytes).expect("read");
+            all.extend_from_slice(&bytes[..length]);
+        }
+        assert_eq!(running.status(), 0);
+        assert_eq!(flags() & OFlag::O_NONBLOCK, wanted);
+        assert_eq!(all.len(), 588_895);
+    }
+}
+
+fn sockets_and_files_are_relayed_too() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
+    let stdin = OwnedFd::from(theirs.try_clone().expect("dup"));
+    let mut running = Running::new("pty", "stty -echo; echo ready; read a; seq 1 $a", stdin, OwnedFd::from(theirs));
+    let mut reader = BufReader::new(&ours);
+    assert_eq!(line(&mut reader), "ready\n");
+    (&ours).write_all(b"100000\n").expect("write");
+    sleep(Duration::from_millis(200));
+    let mut all = String::new();
+    reader.read_to_string(&mut all).expect("read");
+    assert_eq!(all.len(), 588_895);
+    assert_eq!(running.status(), 0);
+
+    let path = std::env::temp_dir().join(format!("orlop-foreground-{}", std::process::id()));
+    std::fs::write(&path, "first\n").expect("write");
+    let file = File::options().append(true).open(&path).expect("open");
+    let status = Running::new("pty", "echo second", Stdio::null(), file).status();
+    let text = std::fs::read_to_string(&path).expect("read");
+    std::fs::remove_file(&path).expect("remove");
+    assert_eq!((status, text.as_str()), (0, "first\nsecond\n"));
+}
+
+fn a_reader_that_goes_away_stops_nothing() {
+    let (mut running, stdout) = Running::piped("pty", "seq 1 200000; exit 6");
+    drop(stdout);
+    assert_eq!(running.status(), 6);
+}
+
+fn stdin_reaches_the_container_and_its_end_sends_nothing() {
+    let mut running = Running::new(
+        "pty",
+        "stty -echo; echo ready; read a; echo \"<$a>\"; timeout 1 cat; exit $?",
+        Stdio::piped(),
+        Stdio::piped(),
+    );
+    let mut stdout = BufReader::new(running.0.stdout.take().expect("stdout"));
+    assert_eq!(line(&mut stdout), "ready\n");
+    let mut stdin = running.0.stdin.take().expect("stdin");
+    stdin.write_all(b"word\n").expect("write");
+    assert_eq!(line(&mut stdout), "<word>\n");
+    drop(stdin);
+    running.assert_idle();
+    // timeout's own status: cat saw no end of file.
+    assert_eq!(running.status(), 124);
+}
+
+fn the_size_follows_our_terminal() {
+    let ours = openpty(None, None).expect("openpty");
+    resize(&ours.master, 33, 77);
+    let script = "sleep 0.1; stty size; trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.02; done";
+    let mut running = on_tty("pty", script, &ours.slave);
+    assert!(until(&ours.master, "ready").contains("33 77\r\n"));
+    resize(&ours.master, 44, 88);
+    running.signal(libc::SIGWINCH);
+    until(&ours.master, "44 88\r\n");
+    assert_eq!(running.status(), 0);
+}
+
+fn our_terminal_is_raw_meanwhile_and_as_before_after() {
+    for (script, status) in [("echo ready; read a; exit 4", 4), ("echo ready; read a; kill -9 $$", 137)] {
+        let ours = openpty(None, None).expect("openpty");
+        let before = tcgetattr(&ours.slave).expect("tcgetattr");
+        let mut running = on_tty("pty", script, &ours.slave);
+        until(&ours.master, "ready");
+        eventually("raw", || is_raw(&ours.slave));
+        File::from(ours.master.try_clone().expect("dup")).write_all(b"\r").expect("write");
+        assert_eq!(running.status(), status);
+        assert_eq!(flags(&tcgetattr(&ours.slave).expect("tcgetattr")), flags(&before));
+    }
+}
+
+fn newlines_are_translated_once_where_our_terminal_did_it() {
+    for translates in [true, false] {
+        let ours = openpty(None, None).expect("openpty");
+        let mut modes = tcgetattr(&ours.slave).expect("tcgetattr");
+        modes.output_flags.set(OutputFlags::ONLCR, translates);
+        tcsetattr(&ours.slave, SetArg::TCSANOW, &modes).expect("tcsetattr");
+        let mut running = on_tty("pty", "sleep 0.1; printf 'a\\nb'", &ours.slave);
+        assert_eq!(until(&ours.master, "b"), if translates { "a\r\nb" } else { "a\nb" });
+        assert_eq!(running.status(), 0);
+    }
+}
+
+fn a_stop_and_the_shell_do_not_end_raw_mode() {
+    let ours = openpty(None, None).expect("openpty");
+    let before = tcgetattr(&ours.slave).expect("tcgetattr");
+    let mut running = on_tty("pty", "echo ready; read a; exit 4", &ours.slave);
+    until(&ours.master, "ready");
+    eventually("raw", || is_raw(&ours.slave));
+    running.signal(libc::SIGSTOP);
+    tcsetattr(&ours.slave, SetArg::TCSANOW, &before).expect("tcsetattr");
+    running.signal(libc::SIGCONT);
+    eventually("raw again", || is_raw(&ours.slave));
+    File::from(ours.master.try_clone().expect("dup")).write_all(b"\r").expect("write");
+    assert_eq!(running.status(), 4);
+    assert_eq!(flags(&tcgetattr(&ours.slave).expect("tcgetattr")), flags(&before));
+}
+
+fn a_background_job_leaves_the_terminal_alone() {
+    let ours = openpty(None, None).expect("openpty");
+    let mut line_editor = tcgetattr(&ours.slave).expect("tcgetattr");
+    cfmakeraw(&mut line_editor);
+    line_editor.local_flags.insert(LocalFlags::ICANON);
+    tcsetattr(&ours.slave, SetArg::TCSANOW, &line_editor).expect("tcsetattr");
+    // A shell with job control on its own terminal, whose job is the runtime in the background.
+    let binary = std::env::current_exe().expect("current_exe");
+    let job = format!("set -m; {} {RUNTIME} pty 'sleep 0.3; echo done' <&0 & wait $!", binary.display());
+    let dup = || ours.slave.try_clone().expect("dup");
+    let mut shell = Command::new("setsid");
+    shell.args(["--ctty", "sh", "-c", &job]).stdin(dup()).stdout(dup()).process_group(0);
+    let mut running = Running(shell.spawn().expect("spawn"));
+    let end = Instant::now() + Duration::from_millis(250);
+    while Instant::now() < end {
+        assert!(!is_raw(&ours.slave), "raw mode from the background");
+        sleep(Duration::from_millis(5));
+    }
+    until(&ours.master, "done");
+    assert!(!is_raw(&ours.slave));
+    let _ = running.0.wait();
+}
+
+fn a_terminal_may_be_closed_and_opened_again() {
+    let script = "t=$(tty); exec <&- >&- 2>&-; sleep 0.9; echo back >$t; exit 2";
+    let (mut running, mut stdout) = Running::piped("pty", script);
+    sleep(Duration::from_millis(200));
+    running.assert_idle();
+    assert_eq!(line(&mut stdout), "back\n");
+    assert_eq!(running.status(), 2);
+}
+
+fn a_signal_ends_the_wait_for_a_reader_that_never_reads() {
+    let (mut running, stdout) = Running::piped("pty", "seq 1 15000; exit 5");
+    sleep(Duration::from_millis(500));
+    assert!(running.0.try_wait().expect("wait").is_none(), "the reader is waited for");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.status(), 5);
+    drop(stdout);
+}
+
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, mode, script] = arguments.as_slice()
+        && first == RUNTIME
+    {
+        let status = runtime(mode, script).expect("runtime");
+        return ExitCode::from(status as u8);
+    }
+    if let [first, command @ ..] = arguments.as_slice()
+        && first == CHILD
+    {
+        child(command);
+    }
+    let tests = tests![
+        exit_status_is_the_childs,
+        death_by_signal_is_128_and_its_number,
+        signals_are_forwarded,
+        sigpipe_and_sigchld_are_ours,
+        a_caller_may_ignore_sigchld,
+        orphans_are_reaped,
+        ten_megabytes_reach_a_slow_reader,
+        the_last_output_survives_the_exit,
+        a_non_blocking_stdout_loses_nothing_and_keeps_its_flags,
+        sockets_and_files_are_relayed_too,
+        a_reader_that_goes_away_stops_nothing,
+        stdin_reaches_the_container_and_its_end_sends_nothing,
+        the_size_follows_our_terminal,
+        our_terminal_is_raw_meanwhile_and_as_before_after,
+        newlines_are_translated_once_where_our_terminal_did_it,
+        a_stop_and_the_shell_do_not_end_raw_mode,
+        a_background_job_leaves_the_terminal_alone,
+        a_terminal_may_be_closed_and_opened_again,
+        a_signal_ends_the_wait_for_a_reader_that_never_reads,
+    ];
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    for (name, test) in tests.into_iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
+    {
+        eprintln!("test {name} ...");
+        test();
+    }
+    ExitCode::SUCCESS
+}
