@@ -1,10 +1,41 @@
 //! The only unsafe code: one function per system call, named after it.
+//!
+//! Everything here may be called after the clone: nothing allocates, locks or panics. File descriptors come back owned
+//! and close-on-exec; strings go in as `&CStr`; errors come out as [`Errno`].
 
+use std::ffi::c_long;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+pub mod alloc_guard;
 pub mod bpf;
-mod seccomp;
-
-pub use seccomp::seccomp;
+pub mod clone;
+pub mod creds;
 pub mod ioctl;
+pub mod mount;
+pub mod path;
 pub mod pidfd;
+pub mod process;
+mod seccomp;
+pub mod shared;
+pub mod sigaction;
 pub mod signal;
 pub mod socket;
+pub mod terminal;
+
+pub use alloc_guard::after_clone;
+pub use seccomp::seccomp;
+
+/// The result of one system call.
+pub type SysResult<T> = Result<T, Errno>;
+
+fn check(returned: c_long) -> SysResult<c_long> {
+    if returned < 0 { Err(Errno::last()) } else { Ok(returned) }
+}
+
+fn check_fd(returned: c_long) -> SysResult<OwnedFd> {
+    let fd = check(returned)?;
+    // SAFETY: the kernel has just handed out this descriptor, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}

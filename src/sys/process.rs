@@ -1,0 +1,193 @@
+//! A process's own attributes, and its end in execve(2) or _exit(2).
+
+use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use super::{SysResult, check};
+
+/// Strings as execve(2) takes them: a null-terminated array of pointers, made before the clone.
+#[derive(Debug, Default)]
+pub struct StringArray {
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl StringArray {
+    /// Takes the strings.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let mut pointers: Vec<*const c_char> = Vec::with_capacity(strings.len() + 1);
+        pointers.extend(strings.iter().map(|string| string.as_ptr()));
+        pointers.push(std::ptr::null());
+        Self { strings, pointers }
+    }
+
+    /// The strings themselves.
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+impl Clone for StringArray {
+    fn clone(&self) -> Self {
+        Self::new(self.strings.clone())
+    }
+}
+
+impl PartialEq for StringArray {
+    fn eq(&self, other: &Self) -> bool {
+        self.strings == other.strings
+    }
+}
+
+impl Eq for StringArray {}
+
+/// execve(2): returns only when it fails. `extra` is one more environment string, set when the configuration leaves it out (`HOME`).
+pub fn execve(path: &CStr, argv: &StringArray, envp: &StringArray, extra: Option<&CStr>) -> Errno {
+    const MOST: usize = 1024;
+    let mut with_extra = [std::ptr::null::<c_char>(); MOST];
+    let mut environment = envp.pointers.as_ptr();
+    if let Some(extra) = extra {
+        if envp.pointers.len() < MOST {
+            with_extra[..envp.pointers.len()].copy_from_slice(&envp.pointers);
+            with_extra[envp.pointers.len() - 1] = extra.as_ptr();
+            environment = with_extra.as_ptr();
+        }
+    }
+    // SAFETY: both arrays are null-terminated and point at NUL-terminated strings that live through the call.
+    let answer = check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.pointers.as_ptr(), environment) });
+    answer.err().unwrap_or(Errno::UnknownErrno)
+}
+
+/// _exit(2): no destructor, no buffer of the parent's is run or flushed.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: no memory is passed.
+    unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    // Only a seccomp filter can have denied it; abort(3) ends in an instruction that no filter sees.
+    std::process::abort()
+}
+
+/// close_range(2): closes `first..=last`, or only marks them close-on-exec.
+pub fn close_range(first: u32, last: u32, cloexec_only: bool) -> SysResult<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    let flags = if cloexec_only { CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: no memory is passed; the caller ends in execve, so no owner of a closed number lives on.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
+}
+
+/// setsid(2).
+pub fn setsid() -> SysResult<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_setsid) }).map(drop)
+}
+
+/// umask(2): the mask before.
+pub fn umask(mask: u32) -> u32 {
+    // SAFETY: cannot fail, no memory is passed.
+    unsafe { libc::syscall(libc::SYS_umask, mask) as u32 }
+}
+
+/// sethostname(2).
+pub fn sethostname(name: &CStr) -> SysResult<()> {
+    // SAFETY: `name` is readable for its length.
+    check(unsafe { libc::syscall(libc::SYS_sethostname, name.as_ptr(), name.count_bytes()) }).map(drop)
+}
+
+/// setdomainname(2).
+pub fn setdomainname(name: &CStr) -> SysResult<()> {
+    // SAFETY: `name` is readable for its length.
+    check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.count_bytes()) }).map(drop)
+}
+
+/// prlimit64(2) of `pid` (0: the caller).
+pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> SysResult<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` lives through the call; the old limit is not asked for.
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
+    })
+    .map(drop)
+}
+
+/// dup3(2) onto `to`, which is not close-on-exec afterwards; nothing to do when it is the same number.
+pub fn dup_onto(from: BorrowedFd<'_>, to: i32) -> SysResult<()> {
+    if from.as_raw_fd() == to {
+        // SAFETY: no memory is passed.
+        return check(unsafe { libc::syscall(libc::SYS_fcntl, to, libc::F_SETFD, 0) }).map(drop);
+    }
+    // SAFETY: no memory is passed; `to` is one of the standard descriptors, which no Rust value owns.
+    check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to, 0) }).map(drop)
+}
+
+/// netdevice(7): sets `IFF_UP` on `lo` of the current network namespace.
+pub fn loopback_up() -> SysResult<()> {
+    // SAFETY: no memory is passed.
+    let socket = super::check_fd(unsafe {
+        libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+    })?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as c_char;
+    request.ifr_name[1] = b'o' as c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: `request` is an ifreq and lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }).map(drop)
+}
+
+/// poll(2) for `POLLIN`: true when it came before `milliseconds` were over (-1: without end).
+pub fn poll_in(fd: BorrowedFd<'_>, milliseconds: i32) -> SysResult<bool> {
+    poll_for(fd, libc::POLLIN, milliseconds)
+}
+
+/// poll(2) for nothing but the end of the other side.
+pub fn poll_hangup(fd: BorrowedFd<'_>, milliseconds: i32) -> SysResult<bool> {
+    poll_for(fd, 0, milliseconds)
+}
+
+fn poll_for(fd: BorrowedFd<'_>, events: i16, milliseconds: i32) -> SysResult<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    loop {
+        // SAFETY: one pollfd, which lives through the call.
+        match check(unsafe { libc::syscall(libc::SYS_poll, &raw mut poll, 1, milliseconds) }) {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(|ready| ready > 0),
+        }
+    }
+}
+
+/// pidfd_send_signal(2) of `SIGKILL`.
+pub fn pidfd_kill(pidfd: BorrowedFd<'_>) -> SysResult<()> {
+    // SAFETY: no siginfo is passed.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, std::ptr::null::<u8>(), 0)
+    })
+    .map(drop)
+}
+
+/// wait4(2) of one child: its wait status.
+pub fn wait_status(pid: i32) -> SysResult<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is writable through the call; no usage is asked for.
+        let answer = check(unsafe {
+            libc::syscall(libc::SYS_wait4, pid, &raw mut status, 0, std::ptr::null_mut::<libc::rusage>())
+        });
+        match answer {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(|_| status),
+        }
+    }
+}
+
+/// pidfd_open(2) (kernel 5.3).
+pub fn pidfd_open(pid: i32) -> SysResult<std::os::fd::OwnedFd> {
+    // SAFETY: no memory is passed.
+    super::check_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// pidfd_getfd(2) (kernel 5.6): a copy of descriptor `number` of another process.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> SysResult<std::os::fd::OwnedFd> {
+    // SAFETY: no memory is passed.
+    super::check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
+}
