@@ -1,3 +1,283 @@
 //! The plan: every kernel operation that a configuration asks for, in order, as data.
+//!
+//! [`create`] and [`exec`] are pure: they see the configuration, what the command line said, and [`HostFacts`]; never
+//! the root file system. Nothing is decided after them but what an operation says only the kernel can decide.
 
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use crate::cgroup;
+use crate::error::{Error, Result};
+use op::{Op, Pointer, Request, Step};
+
+mod capabilities;
+mod devices;
+mod hooks;
 pub mod mount_options;
+mod mounts;
+mod namespaces;
+pub mod op;
+mod process;
+mod resources;
+mod root;
+mod seccomp;
+pub mod show;
+
+pub use hooks::{list as hook_list, state_json};
+pub use namespaces::{IdMap, Joined, Userns};
+pub use resources::Resources;
+
+/// What planning may know of the host.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// Effective user id of the caller.
+    pub euid: u32,
+    /// Effective group id of the caller.
+    pub egid: u32,
+    /// No rights over the host: an ordinary user, or root of a user namespace.
+    pub rootless: bool,
+    /// The highest capability number that the kernel knows.
+    pub last_capability: u8,
+    /// Where cgroup v2 is, if it is mounted at all.
+    pub cgroup: Option<cgroup::Hierarchy>,
+    /// Mount points of procfs and sysfs, for `--no-pivot` alone.
+    pub kernel_mounts: Vec<PathBuf>,
+}
+
+/// What the command line adds to the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The container's id.
+    pub id: String,
+    /// `run` rather than `create`: no wait for `start`.
+    pub run: bool,
+    /// `--no-pivot`.
+    pub no_pivot: bool,
+    /// `--no-new-keyring`.
+    pub no_new_keyring: bool,
+    /// `--preserve-fds`: how many descriptors from 3 on the container gets.
+    pub preserve_fds: u32,
+}
+
+/// An id-mapped mount that the parent makes before the clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The source of the bind mount.
+    pub path: PathBuf,
+    /// With all mounts below it (`rbind`).
+    pub recursive: bool,
+    /// The mapping goes to all mounts below as well (`ridmap`).
+    pub recursive_map: bool,
+    /// The user mappings; empty: no id mapping, the tree is only made with the caller's rights.
+    pub uids: Vec<IdMap>,
+    /// The group mappings.
+    pub gids: Vec<IdMap>,
+    /// The mount it belongs to.
+    pub from: Pointer,
+}
+
+/// Everything that `create`, `run` or `exec` will do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The cgroup, its limits and its device filter. None: the caller has no cgroup rights and asks for no limit.
+    pub resources: Option<Resources>,
+    /// Namespaces that are joined by path.
+    pub joined: Vec<Joined>,
+    /// Id-mapped mounts.
+    pub trees: Vec<Tree>,
+    /// `CLONE_NEW*` of the container's process.
+    pub clone_flags: u64,
+    /// Id maps of a new user namespace.
+    pub userns: Option<Userns>,
+    /// Limits that the parent sets, since the child in its user namespace may not.
+    pub rlimits: Vec<Step>,
+    /// `oom_score_adj` that the parent writes, for the same reason.
+    pub oom_score_adj: Option<i32>,
+    /// What a process does that clones the container's; empty: there is none.
+    pub stage: Vec<Step>,
+    /// What the container's process does until its execve.
+    pub child: Vec<Step>,
+    /// A hook runs in the container's namespaces.
+    pub hooks_inside: bool,
+    /// Hooks that the parent runs before the root file system is entered (`prestart`, then `createRuntime`).
+    pub runtime_hooks: Vec<op::Hook>,
+    /// The process has a terminal.
+    pub terminal: bool,
+    /// What the caller should know, in `plan`, `check` and on the standard error of a foreground `run`.
+    pub warnings: Vec<String>,
+}
+
+/// A list of steps that is being made.
+#[derive(Debug, Default)]
+pub(crate) struct Steps(Vec<Step>);
+
+impl Steps {
+    pub(crate) fn push(&mut self, op: Op, from: impl Into<Pointer>) {
+        self.0.push(Step { op, from: from.into() });
+    }
+}
+
+/// A string of the configuration for the kernel; a NUL in it is an error at `from`.
+pub(crate) fn cstring(text: impl AsRef<[u8]>, from: &str) -> Result<CString> {
+    CString::new(text.as_ref()).map_err(|_| Error::new("the string holds a NUL byte").at(from))
+}
+
+pub(crate) fn path_cstring(path: &Path, from: &str) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    cstring(path.as_os_str().as_bytes(), from)
+}
+
+/// Plans `create` or `run`. `bundle` is the absolute path that `root.path` is relative to.
+pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) -> Result<Plan> {
+    let process =
+        spec.process().as_ref().ok_or_else(|| Error::new("process property must not be empty").at("/process"))?;
+    let namespaces = namespaces::Namespaces::of(spec)?;
+    let mut warnings = Vec::new();
+    let resources = resources::plan(spec, facts, &options.id, &mut warnings)?;
+    let hooks = hooks::Hooks::of(spec)?;
+    let mut stage = Steps::default();
+    let mut child = Steps::default();
+    let mut trees = Vec::new();
+
+    namespaces.stage(spec, &mut stage)?;
+    begin(&mut child);
+    namespaces.enter(&mut child, resources.is_some());
+    child.push(Op::ClearDumpable, "");
+    if !options.no_new_keyring {
+        child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
+    }
+    namespaces.settle(spec, &mut child)?;
+    let rlimits = process::rlimits(process)?;
+    if namespaces.new_user() {
+        // In its user namespace the child may raise nothing: the parent does it while the child waits for its maps.
+    } else {
+        process::oom_score_adj(process, &mut child);
+    }
+    let has_mount_namespace = namespaces.has(LinuxNamespaceType::Mount);
+    if has_mount_namespace {
+        root::open(spec, bundle, &mut child)?;
+        mounts::plan(spec, facts, &namespaces, resources.as_ref(), &mut trees, &mut child, &mut warnings)?;
+        devices::plan(spec, &namespaces, facts, &mut child)?;
+    } else {
+        root::open_without_namespace(spec, bundle, &mut child)?;
+    }
+    if hooks.before_pivot() {
+        child.push(Op::Await(Request::RuntimeHooks), "/hooks");
+    }
+    hooks.inside("createContainer", &mut child);
+    root::enter(has_mount_namespace, facts, options, &mut child)?;
+    process::terminal(process, true, &mut child);
+    root::finish(spec, has_mount_namespace, &mut child)?;
+    process::session(process, &mut child);
+    if !namespaces.new_user() {
+        child.0.extend(rlimits.iter().cloned());
+    }
+    process::label(process, &mut child)?;
+    let seccomp = seccomp::plan(spec, process, &mut warnings)?;
+    credentials(process, facts, seccomp.as_ref(), &mut child)?;
+    process::program(process, &mut child)?;
+    // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
+    child.push(Op::OutliveParent, "");
+    child.push(Op::Await(Request::Ready), "");
+    if !options.run {
+        child.push(Op::AwaitStart, "");
+    }
+    hooks.inside("startContainer", &mut child);
+    finish(process, options.preserve_fds, seccomp, &mut child)?;
+
+    Ok(Plan {
+        resources,
+        joined: namespaces.joined().to_vec(),
+        trees,
+        clone_flags: namespaces.clone_flags(),
+        userns: namespaces.userns().cloned(),
+        rlimits: if namespaces.new_user() { rlimits } else { Vec::new() },
+        oom_score_adj: if namespaces.new_user() { process.oom_score_adj() } else { None },
+        stage: stage.0,
+        child: child.0,
+        hooks_inside: hooks.any_inside(),
+        runtime_hooks: hooks.runtime(),
+        terminal: process.terminal().unwrap_or(false),
+        warnings,
+    })
+}
+
+/// Plans `exec`: `process` runs in the container that `spec` made.
+pub fn exec(spec: &Spec, process: &Process, facts: &HostFacts, options: &Options) -> Result<Plan> {
+    let namespaces = namespaces::Namespaces::of(spec)?;
+    let mut warnings = Vec::new();
+    let mut stage = Steps::default();
+    let mut child = Steps::default();
+    let mut flags = namespaces.all_flags();
+    if !facts.rootless && !namespaces.has(LinuxNamespaceType::User) {
+        flags &= !libc::CLONE_NEWUSER;
+    }
+    begin(&mut stage);
+    stage.push(Op::ClearDumpable, "");
+    stage.push(Op::JoinInit { flags }, "/linux/namespaces");
+    begin(&mut child);
+    if namespaces.has(LinuxNamespaceType::User) {
+        child.push(Op::BecomeRoot, "/linux/namespaces");
+        child.push(Op::DieWithParent, "");
+    }
+    child.push(Op::ClearDumpable, "");
+    if !options.no_new_keyring {
+        child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
+    }
+    process::oom_score_adj(process, &mut child);
+    child.push(Op::CurrentRoot, "");
+    process::terminal(process, false, &mut child);
+    process::session(process, &mut child);
+    child.0.extend(process::rlimits(process)?);
+    process::label(process, &mut child)?;
+    let seccomp = seccomp::plan(spec, process, &mut warnings)?;
+    credentials(process, facts, seccomp.as_ref(), &mut child)?;
+    process::program(process, &mut child)?;
+    child.push(Op::OutliveParent, "");
+    child.push(Op::Await(Request::Ready), "");
+    finish(process, options.preserve_fds, seccomp, &mut child)?;
+    Ok(Plan {
+        resources: None,
+        joined: Vec::new(),
+        trees: Vec::new(),
+        clone_flags: 0,
+        userns: None,
+        rlimits: Vec::new(),
+        oom_score_adj: None,
+        stage: stage.0,
+        child: child.0,
+        hooks_inside: false,
+        runtime_hooks: Vec::new(),
+        terminal: process.terminal().unwrap_or(false),
+        warnings,
+    })
+}
+
+fn begin(steps: &mut Steps) {
+    steps.push(Op::ResetSignals, "");
+    steps.push(Op::DieWithParent, "");
+}
+
+/// no_new_privs, bounding set, ids, capabilities: in this order, since each takes away what the one before needed.
+fn credentials(process: &Process, facts: &HostFacts, seccomp: Option<&op::SeccompOp>, child: &mut Steps) -> Result<()> {
+    process::cwd(process, false, child)?;
+    if process.no_new_privileges() == Some(true) {
+        child.push(Op::NoNewPrivileges, "/process/noNewPrivileges");
+    }
+    capabilities::plan(process, facts, seccomp, child)
+}
+
+/// From `start` on: only closing, the filter and the execve are left.
+fn finish(process: &Process, preserve_fds: u32, seccomp: Option<op::SeccompOp>, child: &mut Steps) -> Result<()> {
+    child.push(Op::CloseDescriptors { from: 3 + preserve_fds }, "");
+    if let Some(filter) = seccomp {
+        let when = filter.when;
+        child.push(Op::Seccomp(Box::new(filter)), "/linux/seccomp");
+        if when == op::SeccompWhen::WithSysAdmin {
+            child.push(Op::FinalCapabilities { sets: capabilities::sets(process)?.0 }, "/process/capabilities");
+        }
+    }
+    process::exec(process, child)
+}

@@ -1,0 +1,96 @@
+//! `hooks`: six lists, of which two run inside the container's namespaces.
+
+use oci_spec::runtime::{Hook as Entry, Spec};
+use serde_json::{Map, Value, json};
+
+use super::op::{Hook, Op};
+use super::{Steps, cstring, path_cstring};
+use crate::error::{Error, Result};
+use crate::sys::process::StringArray;
+
+/// A hook without a timeout of its own may take this many seconds: no wait is without a bound.
+pub const DEFAULT_TIMEOUT: u32 = 600;
+
+pub(super) struct Hooks {
+    runtime: Vec<Hook>,
+    create_container: Vec<Hook>,
+    start_container: Vec<Hook>,
+}
+
+/// The hooks of one list, ready to run.
+pub fn list(entries: Option<&Vec<Entry>>, kind: &'static str) -> Result<Vec<Hook>> {
+    entries.into_iter().flatten().enumerate().map(|(index, entry)| hook(entry, kind, index)).collect()
+}
+
+fn hook(entry: &Entry, kind: &'static str, index: usize) -> Result<Hook> {
+    let from = format!("/hooks/{kind}/{index}");
+    let strings = |list: Option<&Vec<String>>, name: &str| {
+        list.into_iter().flatten().map(|text| cstring(text, &format!("{from}/{name}"))).collect::<Result<Vec<_>>>()
+    };
+    let path = path_cstring(entry.path(), &format!("{from}/path"))?;
+    let mut args = strings(entry.args().as_ref(), "args")?;
+    if args.is_empty() {
+        args.push(path.clone());
+    }
+    let timeout = match entry.timeout() {
+        None => DEFAULT_TIMEOUT,
+        Some(seconds) => u32::try_from(seconds).ok().filter(|seconds| *seconds > 0).ok_or_else(|| {
+            Error::new(format!("a hook's timeout of {seconds} seconds"))
+                .at(format!("{from}/timeout"))
+                .hint("more than 0")
+        })?,
+    };
+    let env = StringArray::new(strings(entry.env().as_ref(), "env")?);
+    Ok(Hook { path, args: StringArray::new(args), env, timeout, kind, index })
+}
+
+impl Hooks {
+    pub(super) fn of(spec: &Spec) -> Result<Self> {
+        let hooks = spec.hooks().as_ref();
+        // prestart is deprecated, and runs where createRuntime does, before it (config.md, POSIX-platform Hooks).
+        #[allow(deprecated)]
+        let mut runtime = list(hooks.and_then(|hooks| hooks.prestart().as_ref()), "prestart")?;
+        runtime.extend(list(hooks.and_then(|hooks| hooks.create_runtime().as_ref()), "createRuntime")?);
+        Ok(Self {
+            runtime,
+            create_container: list(hooks.and_then(|hooks| hooks.create_container().as_ref()), "createContainer")?,
+            start_container: list(hooks.and_then(|hooks| hooks.start_container().as_ref()), "startContainer")?,
+        })
+    }
+
+    pub(super) fn before_pivot(&self) -> bool {
+        !self.runtime.is_empty() || !self.create_container.is_empty()
+    }
+
+    pub(super) fn any_inside(&self) -> bool {
+        !self.create_container.is_empty() || !self.start_container.is_empty()
+    }
+
+    pub(super) fn runtime(self) -> Vec<Hook> {
+        self.runtime
+    }
+
+    pub(super) fn inside(&self, kind: &str, child: &mut Steps) {
+        let list = if kind == "createContainer" { &self.create_container } else { &self.start_container };
+        for hook in list {
+            child.push(Op::Hook(Box::new(hook.clone())), format!("/hooks/{kind}/{}", hook.index));
+        }
+    }
+}
+
+/// The container's state as hooks read it on their standard input (runtime.md, State).
+pub fn state_json(spec: &Spec, id: &str, status: &str, pid: i32, bundle: &str) -> Value {
+    let mut state = Map::new();
+    state.insert("ociVersion".into(), json!(spec.version()));
+    state.insert("id".into(), json!(id));
+    state.insert("status".into(), json!(status));
+    if pid != 0 {
+        state.insert("pid".into(), json!(pid));
+    }
+    state.insert("bundle".into(), json!(bundle));
+    if let Some(annotations) = spec.annotations().as_ref().filter(|map| !map.is_empty()) {
+        let sorted: std::collections::BTreeMap<_, _> = annotations.iter().collect();
+        state.insert("annotations".into(), json!(sorted));
+    }
+    Value::Object(state)
+}

@@ -1,0 +1,144 @@
+//! `mounts`: each entry one detached mount, its attributes set before it is attached.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxNamespaceType, Mount as Entry, Spec};
+
+use super::mount_options::MountOptions;
+use super::namespaces::{IdMap, Namespaces};
+use super::op::{Mount, Op, Source};
+use super::{HostFacts, Resources, Steps, Tree, cstring, path_cstring};
+use crate::error::{Error, Result};
+
+const MOUNT_ATTR_RDONLY: u64 = 1;
+
+pub(super) fn plan(
+    spec: &Spec,
+    facts: &HostFacts,
+    namespaces: &Namespaces,
+    resources: Option<&Resources>,
+    trees: &mut Vec<Tree>,
+    child: &mut Steps,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    for (index, entry) in spec.mounts().iter().flatten().enumerate() {
+        let from = format!("/mounts/{index}");
+        let options = MountOptions::parse(entry.options().as_deref().unwrap_or(&[])).map_err(|error| {
+            let below = error.pointer.clone().unwrap_or_default();
+            error.at(format!("{from}/options{below}"))
+        })?;
+        let target = path_cstring(entry.destination(), &format!("{from}/destination"))?;
+        if options.remount {
+            let set = options.set;
+            child.push(Op::Attributes { target, set }, from);
+            continue;
+        }
+        let mut mount = one(entry, &from, target, options)?;
+        if let Source::Bind(_) = mount.source {
+            id_mapped(spec, entry, &from, &mut mount, trees)?;
+        }
+        if matches!(&mount.source, Source::New { kind, .. } if kind.as_bytes() == b"cgroup2") {
+            let own_namespace = namespaces.has(LinuxNamespaceType::Cgroup);
+            cgroup(&mut mount, facts, resources, own_namespace, &from, warnings)?;
+        }
+        child.push(Op::Mount(Box::new(mount)), from);
+    }
+    Ok(())
+}
+
+fn one(entry: &Entry, from: &str, target: std::ffi::CString, mut options: MountOptions) -> Result<Mount> {
+    let kind = entry.typ().as_deref().unwrap_or("");
+    let source = entry.source().as_deref();
+    let bind = options.bind || matches!(kind, "bind" | "rbind");
+    if kind == "rbind" {
+        options.recursive = true;
+    }
+    let source = if bind {
+        let source = source.ok_or_else(|| Error::new("a bind mount needs a source").at(from))?;
+        Source::Bind(path_cstring(source, &format!("{from}/source"))?)
+    } else {
+        let kind = match kind {
+            "" => return Err(Error::new("the mount has neither a type nor the option bind").at(from)),
+            "cgroup" => "cgroup2",
+            other => other,
+        };
+        Source::New {
+            kind: cstring(kind, &format!("{from}/type"))?,
+            source: path_cstring(source.unwrap_or(Path::new(kind)), &format!("{from}/source"))?,
+        }
+    };
+    let flags = options.flags.iter().map(|flag| cstring(flag, from)).collect::<Result<Vec<_>>>()?;
+    let data = options
+        .data
+        .iter()
+        .map(|(key, value)| {
+            let value = value.as_ref().map(|value| cstring(value, from)).transpose()?;
+            Ok((cstring(key, from)?, value))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // Nodes are still to be made in /dev, so it is written to once more.
+    let is_dev = Path::new(OsStr::from_bytes(target.to_bytes())).components().eq(Path::new("/dev").components());
+    let later = if is_dev && !bind { options.set & MOUNT_ATTR_RDONLY } else { 0 };
+    options.set &= !later;
+    let ordinary_directory =
+        matches!(&source, Source::New { kind, .. } if matches!(kind.as_bytes(), b"proc" | b"sysfs"));
+    Ok(Mount { source, target, options, flags, data, ordinary_directory, later, fallback: None })
+}
+
+/// The parent makes an id-mapped mount: it takes CAP_SYS_ADMIN in the file system's user namespace.
+fn id_mapped(spec: &Spec, entry: &Entry, from: &str, mount: &mut Mount, trees: &mut Vec<Tree>) -> Result<()> {
+    let mut uids = IdMap::list(entry.uid_mappings().as_ref());
+    let mut gids = IdMap::list(entry.gid_mappings().as_ref());
+    if uids.is_empty() && gids.is_empty() {
+        if mount.options.idmap.is_none() {
+            return Ok(());
+        }
+        let linux = spec.linux().as_ref();
+        uids = IdMap::list(linux.and_then(|linux| linux.uid_mappings().as_ref()));
+        gids = IdMap::list(linux.and_then(|linux| linux.gid_mappings().as_ref()));
+    }
+    if uids.is_empty() || gids.is_empty() {
+        return Err(Error::new("an idmap mount needs uidMappings and gidMappings").at(from).hint(
+            "give both on the mount, or a new user namespace with mappings in linux.uidMappings and linux.gidMappings",
+        ));
+    }
+    let path = entry.source().clone().unwrap_or_default();
+    let recursive_map = mount.options.idmap == Some(true);
+    trees.push(Tree { path, recursive: mount.options.recursive, recursive_map, uids, gids, from: from.to_owned() });
+    mount.source = Source::Tree(trees.len() - 1);
+    Ok(())
+}
+
+/// cgroup2 as the container sees it. Without a cgroup namespace a new mount would show the host's whole tree, so only
+/// the container's own cgroup is bound; rootless without a namespace, nothing of it may be writable (CVE-2023-25809).
+fn cgroup(
+    mount: &mut Mount,
+    facts: &HostFacts,
+    resources: Option<&Resources>,
+    own_namespace: bool,
+    from: &str,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let own = match (&facts.cgroup, resources) {
+        (Some(hierarchy), Some(resources)) => Some(hierarchy.root.join(resources.path.trim_start_matches('/'))),
+        (Some(hierarchy), None) => Some(hierarchy.root.clone()),
+        _ => None,
+    };
+    let Some(own) = own else {
+        warnings.push(format!("{from}: no cgroup v2 file system on this host, so none is mounted"));
+        return Ok(());
+    };
+    if !own_namespace {
+        if facts.rootless {
+            mount.options.set |= MOUNT_ATTR_RDONLY;
+        }
+        mount.source = Source::Bind(path_cstring(&own, from)?);
+        mount.data.clear();
+        mount.flags.clear();
+    } else {
+        mount.fallback = Some(path_cstring(&own, from)?);
+    }
+    Ok(())
+}

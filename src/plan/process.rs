@@ -1,0 +1,129 @@
+//! `process`: its limits, terminal, directory, program.
+
+use oci_spec::runtime::{PosixRlimitType, Process};
+
+use super::op::{Op, Step};
+use super::{Steps, cstring, path_cstring};
+use crate::error::{Error, Result};
+use crate::sys::process::StringArray;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) fn oom_score_adj(process: &Process, child: &mut Steps) {
+    if let Some(value) = process.oom_score_adj() {
+        child.push(Op::OomScoreAdj { value }, "/process/oomScoreAdj");
+    }
+}
+
+pub(super) fn rlimits(process: &Process) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
+        let (resource, name) = rlimit(limit.typ());
+        let op = Op::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() };
+        steps.push(Step { op, from: format!("/process/rlimits/{index}") });
+    }
+    Ok(steps)
+}
+
+fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {
+    use PosixRlimitType as T;
+    match kind {
+        T::RlimitCpu => (libc::RLIMIT_CPU, "RLIMIT_CPU"),
+        T::RlimitFsize => (libc::RLIMIT_FSIZE, "RLIMIT_FSIZE"),
+        T::RlimitData => (libc::RLIMIT_DATA, "RLIMIT_DATA"),
+        T::RlimitStack => (libc::RLIMIT_STACK, "RLIMIT_STACK"),
+        T::RlimitCore => (libc::RLIMIT_CORE, "RLIMIT_CORE"),
+        T::RlimitRss => (libc::RLIMIT_RSS, "RLIMIT_RSS"),
+        T::RlimitNproc => (libc::RLIMIT_NPROC, "RLIMIT_NPROC"),
+        T::RlimitNofile => (libc::RLIMIT_NOFILE, "RLIMIT_NOFILE"),
+        T::RlimitMemlock => (libc::RLIMIT_MEMLOCK, "RLIMIT_MEMLOCK"),
+        T::RlimitAs => (libc::RLIMIT_AS, "RLIMIT_AS"),
+        T::RlimitLocks => (libc::RLIMIT_LOCKS, "RLIMIT_LOCKS"),
+        T::RlimitSigpending => (libc::RLIMIT_SIGPENDING, "RLIMIT_SIGPENDING"),
+        T::RlimitMsgqueue => (libc::RLIMIT_MSGQUEUE, "RLIMIT_MSGQUEUE"),
+        T::RlimitNice => (libc::RLIMIT_NICE, "RLIMIT_NICE"),
+        T::RlimitRtprio => (libc::RLIMIT_RTPRIO, "RLIMIT_RTPRIO"),
+        T::RlimitRttime => (libc::RLIMIT_RTTIME, "RLIMIT_RTTIME"),
+    }
+}
+
+/// The terminal, and `/dev/console` when the container is being made.
+pub(super) fn terminal(process: &Process, console: bool, child: &mut Steps) {
+    child.push(Op::NewSession, "");
+    if process.terminal() != Some(true) {
+        return;
+    }
+    let clamp = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    let size = process.console_size().map(|size| (clamp(size.height()), clamp(size.width())));
+    child.push(Op::Terminal { size, console }, "/process/terminal");
+}
+
+/// Set-up runs with an empty umask, so that modes are as written; here the process's own begins.
+pub(super) fn session(process: &Process, child: &mut Steps) {
+    child.push(Op::Umask { mask: process.user().umask() }, "/process/user/umask");
+}
+
+/// The LSM label of the execve(2).
+pub(super) fn label(process: &Process, child: &mut Steps) -> Result<()> {
+    if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {
+        let value = cstring(format!("exec {profile}"), "/process/apparmorProfile")?;
+        child.push(Op::ExecLabel { file: c"self/attr/apparmor/exec".to_owned(), value }, "/process/apparmorProfile");
+    }
+    if let Some(label) = process.selinux_label().as_ref().filter(|label| !label.is_empty()) {
+        let value = cstring(label, "/process/selinuxLabel")?;
+        child.push(Op::ExecLabel { file: c"self/attr/exec".to_owned(), value }, "/process/selinuxLabel");
+    }
+    Ok(())
+}
+
+fn variable<'a>(process: &'a Process, name: &str) -> Option<&'a str> {
+    let value = |entry: &'a String| entry.strip_prefix(name)?.strip_prefix('=');
+    process.env().iter().flatten().find_map(value)
+}
+
+fn args(process: &Process) -> Result<&[String]> {
+    match process.args() {
+        Some(args) if !args.is_empty() => Ok(args),
+        _ => Err(Error::new("args must not be empty").at("/process/args").hint("name the program to run")),
+    }
+}
+
+pub(super) fn cwd(process: &Process, last: bool, child: &mut Steps) -> Result<()> {
+    child.push(Op::Cwd { path: path_cstring(process.cwd(), "/process/cwd")?, last }, "/process/cwd");
+    Ok(())
+}
+
+/// The working directory, `HOME`, and the program's path: looked up as the process will see them.
+pub(super) fn program(process: &Process, child: &mut Steps) -> Result<()> {
+    cwd(process, true, child)?;
+    if variable(process, "HOME").is_none_or(str::is_empty) {
+        child.push(Op::Home { uid: process.user().uid() }, "/process/env");
+    }
+    let name = &args(process)?[0];
+    let candidates = if name.contains('/') {
+        vec![cstring(name, "/process/args/0")?]
+    } else {
+        let path = variable(process, "PATH").unwrap_or(DEFAULT_PATH);
+        let candidate =
+            |dir: &str| cstring(format!("{}/{name}", if dir.is_empty() { "." } else { dir }), "/process/env");
+        path.split(':').map(candidate).collect::<Result<_>>()?
+    };
+    child.push(Op::FindProgram { name: cstring(name, "/process/args/0")?, candidates }, "/process/args/0");
+    Ok(())
+}
+
+pub(super) fn exec(process: &Process, child: &mut Steps) -> Result<()> {
+    let strings = |list: &[String], from: &str| {
+        list.iter()
+            .enumerate()
+            .map(|(index, text)| cstring(text, &format!("{from}/{index}")))
+            .collect::<Result<Vec<_>>>()
+            .map(StringArray::new)
+    };
+    let args = strings(args(process)?, "/process/args")?;
+    let env = process.env().as_deref().unwrap_or(&[]);
+    // An empty HOME is replaced, so it must not come first.
+    let env: Vec<String> = env.iter().filter(|entry| *entry != "HOME=").cloned().collect();
+    child.push(Op::Exec { args, env: strings(&env, "/process/env")? }, "/process/args");
+    Ok(())
+}
