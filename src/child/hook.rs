@@ -1,0 +1,51 @@
+//! Hooks that run in the container's namespaces: createContainer and startContainer.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use super::{Fail, Named, State};
+use crate::plan::op::{Hook, Slot};
+use crate::sys::clone::{Cloned, clone3};
+use crate::sys::{path, process};
+
+/// Runs one hook, with the state on its standard input and its output to the parent, for at most its time.
+pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
+    let input = state.slot(Slot::HookState);
+    let output = state.slot(Slot::HookOutput);
+    path::rewind(input).named("lseek")?;
+    let (pid, pidfd) = match clone3(0, None).named("clone3")? {
+        Cloned::Child => {
+            for (from, to) in [(input, 0), (output, 1), (output, 2)] {
+                if process::dup_onto(from, to).is_err() {
+                    process::exit(127);
+                }
+            }
+            process::execve(&hook.path, &hook.args, &hook.env, None);
+            process::exit(127)
+        }
+        Cloned::Parent(pid, pidfd) => (pid, pidfd),
+    };
+    let milliseconds = i32::try_from(u64::from(hook.timeout) * 1000).unwrap_or(i32::MAX);
+    let ended = process::poll_in(pidfd.as_fd(), milliseconds).named("poll")?;
+    if !ended {
+        crate::sys::pidfd::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).named("pidfd_send_signal")?;
+    }
+    let status = process::wait_status(pid.as_raw()).named("wait4")?;
+    if !ended {
+        let mut fail = Fail::new("poll", Errno::ETIMEDOUT).because("killed after ");
+        fail.detail.number(i64::from(hook.timeout));
+        return Err(fail.because(" s"));
+    }
+    if status == 0 {
+        return Ok(());
+    }
+    let (what, value) = if libc::WIFSIGNALED(status) {
+        ("signal ", libc::WTERMSIG(status))
+    } else {
+        ("exit status ", libc::WEXITSTATUS(status))
+    };
+    let mut fail = Fail::new("wait4", Errno::ECHILD).because(what);
+    fail.detail.number(i64::from(value));
+    Err(fail)
+}

@@ -1,0 +1,176 @@
+//! The root file system: opened once, bound, entered.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::text::PathText;
+use super::{Fail, Named, State};
+use crate::sys::SysResult;
+use crate::sys::mount::{self, MountAttr};
+use crate::sys::path::{self, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS};
+
+/// One lookup in the root file system: links stay inside, magic links are refused (openat2(2), kernel 5.6).
+pub(super) fn lookup(root: BorrowedFd<'_>, file: &CStr, flags: i32) -> SysResult<OwnedFd> {
+    path::openat2(root, file, libc::O_PATH | flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+}
+
+/// Looks `file` up, and makes what is missing of it: directories, and at the end a directory or an empty file.
+///
+/// Each part is made on the descriptor of its parent and opened without following a link, so that nothing is ever made
+/// outside (CVE-2024-45310).
+pub(super) fn lookup_or_create(root: BorrowedFd<'_>, file: &CStr, directory: bool) -> SysResult<OwnedFd> {
+    match lookup(root, file, 0) {
+        Err(Errno::ENOENT) => {}
+        answer => return answer,
+    }
+    let mut prefix = PathText::new();
+    let mut parent = lookup(root, c".", libc::O_DIRECTORY)?;
+    let mut parts = file.to_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
+    while let Some(part) = parts.next() {
+        if !prefix.push(b"/") || !prefix.push(part) {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        parent = match lookup(root, prefix.as_cstr(), 0) {
+            Err(Errno::ENOENT) if part != b".." => {
+                let mut name = PathText::new();
+                name.push(part);
+                path::create_empty(parent.as_fd(), name.as_cstr(), directory || parts.peek().is_some())?
+            }
+            answer => answer?,
+        };
+    }
+    Ok(parent)
+}
+
+/// The directory of `file`, made where it is missing, and the last part of its name.
+pub(super) fn parent_of(root: BorrowedFd<'_>, file: &CStr) -> Result<(OwnedFd, PathText), Fail> {
+    let bytes = file.to_bytes();
+    let end = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == b'/').count();
+    let start = bytes[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let name = &bytes[start..end];
+    let mut directory = PathText::new();
+    let mut last = PathText::new();
+    if name.is_empty() || name == b"." || name == b".." || !directory.push(b"/") {
+        return Err(Fail::new("openat2", Errno::EINVAL).because("not a file name: ").with(bytes));
+    }
+    if !directory.push(&bytes[..start]) || !last.push(name) {
+        return Err(Fail::new("openat2", Errno::ENAMETOOLONG));
+    }
+    let parent = lookup_or_create(root, directory.as_cstr(), true).named("openat2")?;
+    Ok((parent, last))
+}
+
+/// Binds the root file system on itself, so that it is a mount of its own for pivot_root(2).
+///
+/// pivot_root refuses a new root whose parent mount is shared: with `private_parent` a second bind, made private, lies
+/// between.
+pub(super) fn open(state: &mut State<'_>, file: &CStr, private_parent: bool) -> Result<(), Fail> {
+    let mut below = path::open_dir(file).named("open")?;
+    let rounds = if private_parent { 2 } else { 1 };
+    for round in 0..rounds {
+        let tree = mount::open_tree(below.as_fd(), c"", true).named("open_tree")?;
+        if private_parent && round == 0 {
+            let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+            mount::mount_setattr(tree.as_fd(), true, &private).named("mount_setattr")?;
+        }
+        mount::move_mount(tree.as_fd(), below.as_fd()).named("move_mount")?;
+        below = tree;
+    }
+    state.root = Some(below);
+    Ok(())
+}
+
+/// Opens a root that is not bound.
+pub(super) fn open_plain(state: &mut State<'_>, file: &CStr) -> Result<(), Fail> {
+    state.root = Some(path::open_dir(file).named("open")?);
+    Ok(())
+}
+
+/// pivot_root(2) of `.` on `.`: the old root lies over the new one and is taken away (man page, NOTES).
+pub(super) fn pivot(state: &mut State<'_>) -> Result<(), Fail> {
+    let old = path::open_dir(c"/").named("open")?;
+    path::fchdir(state.root()?).named("fchdir")?;
+    mount::pivot_root_dot().named("pivot_root")?;
+    // The unmount must not travel to the host, whatever rootfsPropagation says.
+    let slave = MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() };
+    mount::mount_setattr(old.as_fd(), true, &slave).named("mount_setattr")?;
+    path::fchdir(old.as_fd()).named("fchdir")?;
+    mount::umount2(c".", libc::MNT_DETACH).named("umount2")?;
+    path::fchdir(state.root()?).named("fchdir")
+}
+
+/// move_mount(2) over `/` and chroot(2), where `/` is the initial ramfs that pivot_root(2) refuses.
+pub(super) fn move_root(state: &mut State<'_>, cover: &[CString]) -> Result<(), Fail> {
+    for covered in cover {
+        match mount::umount2(covered, libc::MNT_DETACH) {
+            Ok(()) => {}
+            // Locked by a user namespace, or a part of a larger mount: an empty tmpfs hides it.
+            Err(Errno::EINVAL | Errno::EPERM) => {
+                let target = path::open_dir(covered).named("open")?;
+                let empty = super::mount::empty_tmpfs().named("fsmount")?;
+                mount::move_mount(empty.as_fd(), target.as_fd()).named("move_mount")?;
+            }
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(Fail::new("umount2", errno).with(covered.to_bytes())),
+        }
+    }
+    let root = state.root()?;
+    path::fchdir(root).named("fchdir")?;
+    let old = path::open_dir(c"/").named("open")?;
+    mount::move_mount(root, old.as_fd()).named("move_mount")?;
+    path::chroot_dot().named("chroot")?;
+    path::fchdir(root).named("fchdir")
+}
+
+/// chroot(2) alone.
+pub(super) fn chroot(state: &mut State<'_>) -> Result<(), Fail> {
+    path::fchdir(state.root()?).named("fchdir")?;
+    path::chroot_dot().named("chroot")
+}
+
+/// Propagation of `/` and all below it.
+pub(super) fn propagation(state: &mut State<'_>, flags: u64) -> Result<(), Fail> {
+    let attr = MountAttr { propagation: flags, ..MountAttr::default() };
+    mount::mount_setattr(state.root()?, true, &attr).named("mount_setattr")
+}
+
+/// `/` alone; what is mounted below keeps its own attributes.
+pub(super) fn readonly(state: &mut State<'_>) -> Result<(), Fail> {
+    let attr = MountAttr { attr_set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    mount::mount_setattr(state.root()?, false, &attr).named("mount_setattr")
+}
+
+/// The working directory is made where it is missing, by descriptor (CVE-2026-55686). On a file system that can't be
+/// written to, its absence is told when it is entered.
+pub(super) fn create_cwd(state: &mut State<'_>, file: &CStr) -> Result<(), Fail> {
+    match lookup_or_create(state.root()?, file, true) {
+        Ok(_) | Err(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ENOTDIR | Errno::EEXIST | Errno::ELOOP) => {
+            Ok(())
+        }
+        Err(errno) => Err(Fail::new("mkdirat", errno)),
+    }
+}
+
+/// Enters the working directory, and asks the kernel whether it is below the root: getcwd(2) of a directory outside
+/// begins with `(unreachable)` (CVE-2024-21626).
+pub(super) fn enter_cwd(state: &mut State<'_>, file: &CStr, last: bool) -> Result<(), Fail> {
+    if state.in_cwd {
+        return Ok(());
+    }
+    let entered = lookup(state.root()?, file, libc::O_DIRECTORY).and_then(|cwd| path::fchdir(cwd.as_fd()));
+    match entered {
+        Ok(()) => {}
+        Err(Errno::EACCES | Errno::EPERM) if !last => return Ok(()),
+        Err(errno) => return Err(Fail::new("chdir", errno)),
+    }
+    let mut buffer = [0u8; 4097];
+    let inside = path::getcwd(&mut buffer).is_ok_and(|cwd| cwd.first() == Some(&b'/'));
+    if !inside {
+        return Err(Fail::new("getcwd", Errno::EPERM)
+            .because("current working directory is outside of container mount namespace root"));
+    }
+    state.in_cwd = true;
+    Ok(())
+}
