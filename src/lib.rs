@@ -8,13 +8,18 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod child;
+pub mod commands;
 pub mod console;
 pub mod error;
+pub mod exec;
 pub mod features;
 pub mod foreground;
+pub mod host;
 pub mod plan;
 pub mod seccomp;
 pub mod spec;
+pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod validate;

@@ -1,0 +1,250 @@
+//! `create` and `run`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Pid;
+
+use super::Global;
+use crate::bundle::Bundle;
+use crate::console::Terminal;
+use crate::error::{Error, Result};
+use crate::exec::create::{Container, create as make, destroy};
+use crate::foreground::{self, Signals};
+use crate::plan::{self, HostFacts, Options, Plan};
+use crate::validate;
+
+/// How long a console socket's peer may take.
+const CONSOLE: Duration = Duration::from_secs(30);
+
+/// What `create` and `run` have in common.
+#[derive(Debug, Args)]
+struct Common {
+    /// The container's id, unique on this host
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The bundle: the directory that holds config.json
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// Unix socket that gets the master of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// File that gets the pid of the container's first process
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Do not use pivot_root (for an initial ramfs); weaker
+    #[arg(long)]
+    no_pivot: bool,
+    /// Stay in the caller's session keyring
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Pass this many descriptors from 3 on to the container
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
+}
+
+/// `create`.
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Return as soon as the program runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Keep the container's state after it has stopped
+    #[arg(long)]
+    keep: bool,
+    /// Do not adopt processes that the container leaves behind
+    #[arg(long)]
+    no_subreaper: bool,
+}
+
+struct Prepared {
+    bundle: Bundle,
+    facts: HostFacts,
+    options: Options,
+    plan: Plan,
+}
+
+fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
+    validate::container_id(&common.id)?;
+    let bundle = Bundle::load(&common.bundle)?;
+    let facts = HostFacts::find(global.rootless(), common.no_pivot)?;
+    validate::validate(&bundle.spec, &context(&bundle, &facts))?;
+    check_root(&bundle)?;
+    let options = Options {
+        id: common.id.clone(),
+        run,
+        no_pivot: common.no_pivot,
+        no_new_keyring: common.no_new_keyring,
+        preserve_fds: preserved(common.preserve_fds)?,
+    };
+    let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
+    plan.warnings.extend(bundle.warnings.iter().cloned());
+    Ok(Prepared { bundle, facts, options, plan })
+}
+
+/// What validation must be told about the host.
+pub(super) fn context(bundle: &Bundle, facts: &HostFacts) -> validate::Context {
+    use std::os::unix::fs::MetadataExt;
+    let namespaces = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let network = namespaces
+        .into_iter()
+        .flatten()
+        .find(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Network)
+        .and_then(|namespace| namespace.path().as_ref());
+    let same = |path: &PathBuf| {
+        let (given, own) = (std::fs::metadata(path).ok()?, std::fs::metadata("/proc/self/ns/net").ok()?);
+        Some(given.ino() == own.ino() && given.dev() == own.dev())
+    };
+    validate::Context { rootless: facts.rootless, host_network: network.and_then(same).unwrap_or(false) }
+}
+
+/// A root that is not there is told before anything is made.
+fn check_root(bundle: &Bundle) -> Result<()> {
+    let Some(root) = bundle.spec.root() else { return Ok(()) };
+    let path = bundle.dir.join(root.path());
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => {
+            Err(Error::new(format!("the root file system {} is not a directory", path.display())).at("/root/path"))
+        }
+        Err(error) => Err(Error::new(format!("the root file system {}", path.display()))
+            .call("stat", errno(&error))
+            .at("/root/path")
+            .hint("root.path is relative to the bundle")),
+    }
+}
+
+/// The errno of an error of std.
+pub(super) fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// `--preserve-fds N` promises that N descriptors are open.
+pub(super) fn preserved(count: u32) -> Result<u32> {
+    let open = |fd: u32| crate::sys::path::fstat(crate::sys::path::inherited(fd as i32)).is_ok();
+    match (3..3 + count.min(1 << 20)).find(|fd| !open(*fd)) {
+        None => Ok(count),
+        Some(fd) => {
+            Err(Error::new(format!("unable to stat preserved-fd {} (of {count}): bad file descriptor", fd - 3)))
+        }
+    }
+}
+
+/// The socket for the terminal's master, and our end of it when the terminal stays in the foreground.
+pub(super) struct Console {
+    child: Option<OwnedFd>,
+    ours: Option<OwnedFd>,
+}
+
+impl Console {
+    pub(super) fn new(terminal: bool, detach: bool, socket: Option<&Path>) -> Result<Self> {
+        match (terminal, detach, socket) {
+            (true, true, Some(path)) => Ok(Self { child: Some(foreground::connect_console_socket(path)?), ours: None }),
+            (true, true, None) => {
+                Err(Error::new("cannot allocate tty if runc will detach without setting console socket")
+                    .at("/process/terminal")
+                    .hint("--console-socket names a socket for the terminal's master, or set terminal to false"))
+            }
+            (_, _, Some(_)) => Err(Error::new("cannot use console socket if runc will not detach or allocate tty")),
+            (true, false, None) => {
+                let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)
+                    .map_err(|errno| Error::new("make the console socket").call("socketpair", errno))?;
+                Ok(Self { child: Some(theirs), ours: Some(ours) })
+            }
+            (false, _, None) => Ok(Self { child: None, ours: None }),
+        }
+    }
+
+    pub(super) fn child(&self) -> Option<&OwnedFd> {
+        self.child.as_ref()
+    }
+
+    /// The terminal of a foreground process, once it has sent its master.
+    pub(super) fn terminal(self) -> Result<Option<Terminal>> {
+        drop(self.child);
+        match self.ours {
+            Some(ours) => Terminal::new(foreground::receive_master(ours.as_fd(), CONSOLE)?).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// `create`.
+pub(super) fn create(args: &CreateArgs, global: &Global) -> anyhow::Result<i32> {
+    let common = &args.common;
+    let prepared = prepare(common, false, global)?;
+    let console = Console::new(prepared.plan.terminal, true, common.console_socket.as_deref())?;
+    let container = launch(&prepared, global, &console)?;
+    finish_or_undo(&container, write_pid_file(common.pid_file.as_deref(), container.process.pid))?;
+    Ok(0)
+}
+
+fn launch(prepared: &Prepared, global: &Global, console: &Console) -> Result<Container> {
+    let Prepared { bundle, facts, options, plan } = prepared;
+    make(bundle, plan, facts, options, &global.store(), console.child())
+}
+
+/// Takes a container away again when what follows its making fails.
+fn finish_or_undo(container: &Container, result: Result<()>) -> Result<()> {
+    result.inspect_err(|_| {
+        let _ = destroy(&container.dir, &container.state);
+    })
+}
+
+/// `run`.
+pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
+    let common = &args.common;
+    let prepared = prepare(common, true, global)?;
+    let console = Console::new(prepared.plan.terminal, args.detach, common.console_socket.as_deref())?;
+    let foreground = !args.detach;
+    if foreground && !args.no_subreaper {
+        foreground::become_subreaper()?;
+    }
+    let signals = if foreground { Some(Signals::block()?) } else { None };
+    let container = launch(&prepared, global, &console)?;
+    for warning in container.warnings.iter().filter(|_| foreground) {
+        eprintln!("orlop: warning: {warning}");
+    }
+    let started = write_pid_file(common.pid_file.as_deref(), container.process.pid)
+        .and_then(|()| super::start::poststart(&prepared.bundle.spec, &container.state));
+    finish_or_undo(&container, started)?;
+    let Some(signals) = signals else { return Ok(0) };
+    let Container { process, state, dir, .. } = container;
+    // Others may kill or exec while it runs.
+    let dir = dir.unlock();
+    let status = console
+        .terminal()
+        .and_then(|terminal| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, terminal));
+    if !args.keep {
+        super::delete::remove(&dir.lock()?, &state, Some(&prepared.bundle.spec))?;
+    }
+    Ok(status?)
+}
+
+/// Digits and nothing else, as go-runc reads it; a new file renamed into place.
+pub(super) fn write_pid_file(path: Option<&Path>, pid: Pid) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let failed = |call: &str, error: &std::io::Error| {
+        Error::new(format!("write the pid file {}", path.display())).call(call, errno(error))
+    };
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o644);
+    let write = |mut file: std::fs::File| std::io::Write::write_all(&mut file, pid.to_string().as_bytes());
+    options.open(&temporary).and_then(write).map_err(|error| failed("open", &error))?;
+    std::fs::rename(&temporary, path).map_err(|error| failed("rename", &error))
+}

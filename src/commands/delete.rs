@@ -1,0 +1,62 @@
+//! `delete`.
+
+use clap::Args;
+use oci_spec::runtime::Spec;
+
+use super::Global;
+use crate::error::{Error, Result};
+use crate::exec::{create, hooks};
+use crate::plan;
+use crate::state::{Dir, State, Status};
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Kill what still runs, and remove what a broken container has left; an unknown id is no error
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
+    let dir = match global.store().open(&args.id) {
+        Err(error) if args.force && error.message.contains("does not exist") => return Ok(0),
+        other => other?.lock()?,
+    };
+    let state = match dir.read() {
+        Ok(state) => state,
+        Err(_) if args.force => {
+            dir.remove()?;
+            return Ok(0);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match state.status(&dir) {
+        Status::Stopped | Status::Created => {}
+        _ if args.force => {}
+        status => anyhow::bail!(
+            Error::new(format!("cannot delete container {} that is not stopped: {}", state.id, status.as_str()))
+                .hint(format!("orlop kill {0} KILL, or orlop delete --force {0}", state.id))
+        ),
+    }
+    let spec = dir.config(&state.bundle).ok().map(|saved| saved.spec);
+    remove(&dir, &state, spec.as_ref())?;
+    Ok(0)
+}
+
+/// Ends what is left of a container, then runs its poststop hooks. Their failure is said and not returned: the
+/// container is gone (runtime.md, Lifecycle 13).
+pub(super) fn remove(dir: &Dir, state: &State, spec: Option<&Spec>) -> Result<()> {
+    create::destroy(dir, state)?;
+    let Some(spec) = spec else { return Ok(()) };
+    let hooks = plan::hook_list(spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref()), "poststop")?;
+    let json = plan::state_json(spec, &state.id, "stopped", 0, &state.bundle.to_string_lossy());
+    for hook in &hooks {
+        if let Err(error) = hooks::run(std::slice::from_ref(hook), &json) {
+            eprintln!("orlop: warning: {error}");
+        }
+    }
+    Ok(())
+}

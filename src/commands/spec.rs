@@ -1,0 +1,40 @@
+//! `spec` and `features`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Global;
+use super::create::errno;
+use crate::error::Error;
+
+/// `spec`. With `--rootless` the configuration is one for an ordinary user.
+#[derive(Debug, Args)]
+pub(super) struct SpecArgs {
+    /// Directory to write config.json into
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+}
+
+pub(super) fn run(args: &SpecArgs, global: &Global) -> anyhow::Result<i32> {
+    let path = args.bundle.join("config.json");
+    let text = crate::spec::to_text(&crate::spec::default_spec(global.rootless() == crate::host::Rootless::True));
+    let mut options = std::fs::OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::mode(options.write(true).create_new(true), 0o666);
+    match options.open(&path) {
+        Ok(mut file) => std::io::Write::write_all(&mut file, text.as_bytes())?,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            anyhow::bail!(Error::new(format!("File {} exists. Remove it first", path.display())))
+        }
+        Err(error) => {
+            anyhow::bail!(Error::new(format!("write {}", path.display())).call("open", errno(&error)))
+        }
+    }
+    Ok(0)
+}
+
+/// `features`: standard output only, since CRI-O reads both streams as one.
+pub(super) fn features() -> anyhow::Result<i32> {
+    println!("{}", serde_json::to_string_pretty(&crate::features::features())?);
+    Ok(0)
+}

@@ -1,0 +1,440 @@
+//! `create` and `run`: from a plan to a container, or to nothing at all.
+//!
+//! Whatever is made is written down before it is made (state.json with `creating`), and taken away again in reverse when
+//! a later step fails.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::listener::Agent;
+use super::protocol::Report;
+use super::spawn::{Reached, Slots, Spawned, spawn};
+use super::{explain, hooks, idmap, tree};
+use crate::bundle::Bundle;
+use crate::cgroup::{self, Cgroup};
+use crate::error::{Error, Result};
+use crate::plan::op::{Op, Request, Slot};
+use crate::plan::{HostFacts, Joined, Options, Plan, Resources, state_json};
+use crate::state::{self, CgroupState, Dir, State, Store};
+use crate::sys::path as sys;
+use crate::sys::shared::Shared;
+
+/// How long the end of a container's processes and of its cgroup may take.
+const END: Duration = Duration::from_secs(10);
+
+/// A container that waits for `start`, or runs.
+#[derive(Debug)]
+pub struct Container {
+    /// Its process.
+    pub process: Spawned,
+    /// Its state as saved.
+    pub state: State,
+    /// Its directory, locked.
+    pub dir: Dir,
+    /// What the caller should know.
+    pub warnings: Vec<String>,
+}
+
+/// Carries out a plan. `console` is the socket that gets the terminal's master.
+///
+/// # Errors
+/// Any failure; nothing is left then, neither process nor cgroup nor state.
+pub fn create(
+    bundle: &Bundle,
+    plan: &Plan,
+    facts: &HostFacts,
+    options: &Options,
+    store: &Store,
+    console: Option<&OwnedFd>,
+) -> Result<Container> {
+    let dir = store.create(&options.id, remove_abandoned)?;
+    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None };
+    match attempt(bundle, plan, facts, options, console, &mut undo) {
+        Ok((state, warnings)) => {
+            let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
+                return Err(Error::new("the container is gone"));
+            };
+            undo.cgroup = None;
+            Ok(Container { process, state, dir, warnings })
+        }
+        Err(error) => {
+            undo.all();
+            Err(error)
+        }
+    }
+}
+
+/// What has been made so far.
+struct Undo {
+    dir: Option<Dir>,
+    cgroup: Option<Cgroup>,
+    process: Option<Spawned>,
+}
+
+impl Undo {
+    fn all(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            let _ = cgroup.kill();
+            let _ = cgroup.remove(Instant::now() + END);
+            cgroup.undo();
+        }
+        if let Some(dir) = self.dir.take() {
+            let _ = dir.remove();
+        }
+    }
+}
+
+fn attempt(
+    bundle: &Bundle,
+    plan: &Plan,
+    facts: &HostFacts,
+    options: &Options,
+    console: Option<&OwnedFd>,
+    undo: &mut Undo,
+) -> Result<(State, Vec<String>)> {
+    let mut warnings = plan.warnings.clone();
+    let dir = undo.dir.as_ref().ok_or_else(|| Error::new("no state directory"))?;
+    let mut state = first_state(bundle, plan, facts, options);
+    dir.write_config(&bundle.config)?;
+    dir.write(&state)?;
+    undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
+
+    let mut slots = Slots::default();
+    let report_file = if options.run { None } else { Some(report_file(dir)?) };
+    let report = match &report_file {
+        Some(file) => Shared::<Report>::of_file(file.as_fd()),
+        None => Shared::<Report>::anonymous(),
+    }
+    .map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
+    let opened = Opened::new(plan, dir, options, &mut slots)?;
+    if let Some(console) = console {
+        slots.set(Slot::Console, console.as_fd());
+    }
+    let agent = if options.run { Agent::connect(&bundle.spec, &options.id, "creating", &bundle.dir)? } else { None };
+    let trees = plan.trees.iter().map(tree::make).collect::<Result<Vec<_>>>()?;
+    let process = spawn(plan, slots, &trees, &report, undo.cgroup.as_ref().map(Cgroup::fd))?;
+    drop(trees);
+    state.pid = process.pid.as_raw();
+    state.start_time = state::start_time(process.pid).map_or(0, |(start, _)| start);
+    let process = undo.process.insert(process);
+    let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
+    let mut agent = agent;
+    let reached = process
+        .serve(plan, &report, !options.run, agent.as_mut(), |request, process| {
+            context.answer(request, process, &mut state)
+        })
+        .map_err(|error| with_hook_output(error, &opened.hook_output))?;
+    debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
+    Ok((state, warnings))
+}
+
+fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> State {
+    let root = bundle.spec.root().as_ref().map(|root| bundle.dir.join(root.path())).unwrap_or_default();
+    State {
+        version: state::VERSION,
+        id: options.id.clone(),
+        oci_version: bundle.spec.version().clone(),
+        pid: 0,
+        start_time: 0,
+        boot_id: state::boot_id(),
+        bundle: bundle.dir.clone(),
+        rootfs: root,
+        created: state::now(),
+        owner: if facts.euid == 0 { "root".to_owned() } else { state::owner(facts.euid) },
+        annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        cgroup: cgroup_state(plan.resources.as_ref(), facts),
+        creating: true,
+    }
+}
+
+fn cgroup_state(resources: Option<&Resources>, facts: &HostFacts) -> Option<CgroupState> {
+    let (resources, hierarchy) = (resources?, facts.cgroup.as_ref()?);
+    Some(CgroupState { root: hierarchy.root.clone(), path: resources.path.clone(), driver: "cgroupfs".to_owned() })
+}
+
+/// The cgroup with its limits and its device filter, before there is a process for them.
+fn make_cgroup(
+    bundle: &Bundle,
+    plan: &Plan,
+    facts: &HostFacts,
+    state: &mut State,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Cgroup>> {
+    let (Some(resources), Some(hierarchy)) = (&plan.resources, &facts.cgroup) else { return Ok(None) };
+    let wanted = cgroup::wanted_controllers(&resources.writes);
+    let cgroup = match Cgroup::create(hierarchy, &resources.path, &wanted) {
+        Ok(cgroup) => cgroup,
+        Err(error) if cgroup::cannot_be_made(&error) && !resources.required() => {
+            state.cgroup = None;
+            warnings.push(format!("the container runs without a cgroup of its own: {error}"));
+            return Ok(None);
+        }
+        Err(error) if cgroup::cannot_be_made(&error) && facts.rootless => {
+            let text = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+            return Err(error.context(text));
+        }
+        Err(error) => return Err(error),
+    };
+    match fill(bundle, resources, &cgroup) {
+        Ok(()) => Ok(Some(cgroup)),
+        Err(error) => {
+            let _ = cgroup.remove(Instant::now() + END);
+            cgroup.undo();
+            Err(error)
+        }
+    }
+}
+
+fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
+    let memory = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()?.memory().as_ref());
+    if let Some(memory) = memory {
+        cgroup.check_memory(memory)?;
+    }
+    resources.writes.iter().try_for_each(|write| cgroup.write(write))?;
+    if let Some(program) = &resources.devices {
+        let loaded = cgroup::load_devices(program)?;
+        cgroup.attach_devices(loaded.as_fd())?;
+    }
+    Ok(())
+}
+
+fn report_file(dir: &Dir) -> Result<File> {
+    let failed = |call: &str, errno| Error::new("make the state file report").call(call, errno);
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    let file = File::from(sys::openat(dir.fd(), c"report", flags, 0o600).map_err(|errno| failed("openat", errno))?);
+    file.set_len(size_of::<Report>() as u64)
+        .map_err(|error| failed("ftruncate", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+    Ok(file)
+}
+
+/// What the child inherits, held open until it has been cloned.
+struct Opened {
+    _proc: OwnedFd,
+    _fifo: Option<OwnedFd>,
+    _namespaces: Vec<OwnedFd>,
+    hook_state: Option<File>,
+    hook_output: Option<File>,
+}
+
+impl Opened {
+    fn new(plan: &Plan, dir: &Dir, options: &Options, slots: &mut Slots) -> Result<Self> {
+        let proc = open_proc()?;
+        slots.set(Slot::Proc, proc.as_fd());
+        let fifo = if options.run { None } else { Some(exec_fifo(dir)?) };
+        if let Some(fifo) = &fifo {
+            slots.set(Slot::ExecFifo, fifo.as_fd());
+        }
+        let namespaces = plan.joined.iter().map(open_namespace).collect::<Result<Vec<_>>>()?;
+        for (index, namespace) in namespaces.iter().enumerate() {
+            slots.set_namespace(index, namespace.as_fd());
+        }
+        let (mut hook_state, mut hook_output) = (None, None);
+        if plan.hooks_inside {
+            let state = hook_state.insert(hooks::memory_file(c"state")?);
+            slots.set(Slot::HookState, state.as_fd());
+            let output = hook_output.insert(hooks::memory_file(c"output")?);
+            slots.set(Slot::HookOutput, output.as_fd());
+        }
+        Ok(Self { _proc: proc, _fifo: fifo, _namespaces: namespaces, hook_state, hook_output })
+    }
+}
+
+/// `/proc` of the host, which must be procfs: labels, sysctls and scores are written through it (CVE-2025-52881).
+pub fn open_proc() -> Result<OwnedFd> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let proc = sys::open_dir(c"/proc").map_err(|errno| Error::new("open /proc").call("open", errno))?;
+    match sys::fstatfs(proc.as_fd()) {
+        Ok(PROC_SUPER_MAGIC) => Ok(proc),
+        _ => Err(Error::new("/proc of this host is not procfs").hint("mount -t proc proc /proc")),
+    }
+}
+
+/// The fifo in which the created process waits: it holds it open in both directions, so that `start` can write at once
+/// and sees the end of file that execve(2) makes.
+fn exec_fifo(dir: &Dir) -> Result<OwnedFd> {
+    let failed = |call: &str, errno| Error::new("make exec.fifo").call(call, errno);
+    sys::mkfifoat(dir.fd(), c"exec.fifo", 0o622).map_err(|errno| failed("mkfifoat", errno))?;
+    sys::openat(dir.fd(), c"exec.fifo", libc::O_RDWR | libc::O_NOFOLLOW, 0).map_err(|errno| failed("openat", errno))
+}
+
+/// Opened once and asked for its type, so that another file in its place does no harm.
+fn open_namespace(joined: &Joined) -> Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    let failed = |call: &str, errno| {
+        Error::new(format!("open the namespace {}", joined.path.display())).call(call, errno).at(joined.from.clone())
+    };
+    let path = CString::new(joined.path.as_os_str().as_bytes()).map_err(|_| failed("openat", Errno::EINVAL))?;
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let fd = sys::openat(sys::CWD, &path, flags, 0).map_err(|errno| failed("openat", errno))?;
+    match crate::sys::clone::ns_get_nstype(fd.as_fd()) {
+        Ok(kind) if kind == joined.flag => Ok(fd),
+        Ok(_) => {
+            Err(Error::new(format!("{} is a namespace of another type", joined.path.display())).at(joined.from.clone()))
+        }
+        Err(errno) => Err(failed("ioctl(NS_GET_NSTYPE)", errno).hint("the path must lead to a namespace")),
+    }
+}
+
+/// The parent's side of the child's requests.
+struct Answers<'a> {
+    bundle: &'a Bundle,
+    plan: &'a Plan,
+    facts: &'a HostFacts,
+    options: &'a Options,
+    dir: &'a Dir,
+    hook_state: &'a Option<File>,
+}
+
+impl Answers<'_> {
+    fn answer(&self, request: Request, process: &Spawned, state: &mut State) -> Result<()> {
+        match request {
+            Request::IdMaps => self.id_maps(process),
+            Request::RuntimeHooks => {
+                let json = self.tell_hooks("creating", process)?;
+                hooks::run(&self.plan.runtime_hooks, &json)
+            }
+            Request::Ready => {
+                self.tell_hooks("created", process)?;
+                state.creating = false;
+                self.dir.write(state)
+            }
+        }
+    }
+
+    fn tell_hooks(&self, status: &str, process: &Spawned) -> Result<serde_json::Value> {
+        let dir = self.bundle.dir.to_string_lossy();
+        let json = state_json(&self.bundle.spec, &self.options.id, status, process.pid.as_raw(), &dir);
+        if let Some(file) = self.hook_state {
+            let mut file =
+                file.try_clone().map_err(|error| Error::new(format!("duplicate the hooks' state: {error}")))?;
+            hooks::refill(&mut file, json.to_string().as_bytes())?;
+        }
+        Ok(json)
+    }
+
+    /// Maps first: only with them is anything in the new user namespace owned by somebody.
+    fn id_maps(&self, process: &Spawned) -> Result<()> {
+        if let Some(userns) = &self.plan.userns {
+            idmap::write(process.pid, &userns.uids, &userns.gids, self.facts.euid, self.facts.egid)?;
+        }
+        for step in &self.plan.rlimits {
+            if let Op::Rlimit { resource, soft, hard, name } = &step.op {
+                crate::sys::process::prlimit(process.pid.as_raw(), *resource, *soft, *hard).map_err(|errno| {
+                    Error::new(format!("set {name}"))
+                        .call(format!("prlimit({name}, {soft}, {hard})"), errno)
+                        .at(step.from.clone())
+                        .hint("a hard limit is raised only with CAP_SYS_RESOURCE")
+                })?;
+            }
+        }
+        match self.plan.oom_score_adj {
+            Some(value) => oom_score_adj(process, value),
+            None => Ok(()),
+        }
+    }
+}
+
+fn oom_score_adj(process: &Spawned, value: i32) -> Result<()> {
+    std::fs::write(format!("/proc/{}/oom_score_adj", process.pid), value.to_string()).map_err(|error| {
+        Error::new(format!("set oom_score_adj to {value}"))
+            .call("write", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+            .at("/process/oomScoreAdj")
+            .hint("an ordinary user may only raise it")
+    })
+}
+
+/// A hook in the container's namespaces has failed: what it said goes into the error.
+fn with_hook_output(error: Error, output: &Option<File>) -> Error {
+    match output.as_ref().and_then(|output| output.try_clone().ok()) {
+        Some(output) if error.message.contains(" hook #") && error.pointer.is_some() => {
+            let said = hooks::tail(output);
+            Error { message: format!("{}, output: {said}", error.message), ..error }
+        }
+        _ => error,
+    }
+}
+
+/// Ends what a create that died has left: its process, its cgroup, its directory.
+pub fn remove_abandoned(dir: &Dir) -> Result<()> {
+    match dir.read() {
+        Ok(state) => destroy(dir, &state),
+        Err(_) => dir.remove(),
+    }
+}
+
+/// Ends every process of a container, and removes its cgroup and its directory.
+pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
+    let cgroup = state.open_cgroup()?;
+    if let Some(process) = state.process() {
+        let _ = crate::sys::process::pidfd_kill(process.as_fd());
+        end_of(&process)?;
+    }
+    if let Some(cgroup) = cgroup {
+        if cgroup.populated().unwrap_or(false) {
+            cgroup.kill()?;
+        }
+        cgroup.remove(Instant::now() + END)?;
+    }
+    dir.remove()
+}
+
+fn end_of(process: &OwnedFd) -> Result<()> {
+    match crate::sys::process::poll_in(process.as_fd(), END.as_millis() as i32) {
+        Ok(true) => Ok(()),
+        _ => Err(Error::new("the container's first process has not ended ten seconds after SIGKILL")
+            .hint("it may be stuck in the kernel (state D in ps)")),
+    }
+}
+
+/// Tells `start` to the waiting process, and waits until its program runs.
+///
+/// # Errors
+/// It is gone; its execve failed; it has not come to its execve within the bound.
+pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
+    let saved = dir.config(bundle)?;
+    let mut agent = Agent::connect(&saved.spec, &state.id, "created", bundle)?;
+    let process = state.process().ok_or_else(|| Error::new("cannot start a container that has stopped"))?;
+    let open = |flags| sys::openat(dir.fd(), c"exec.fifo", flags | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0);
+    let gone = |errno| Error::new("the container's process does not wait for start").call("open(exec.fifo)", errno);
+    let reader = open(libc::O_RDONLY).map_err(gone)?;
+    let writer = open(libc::O_WRONLY).map_err(gone)?;
+    let page = sys::openat(dir.fd(), c"report", libc::O_RDWR | libc::O_NOFOLLOW, 0)
+        .and_then(|file| Shared::<Report>::of_file(file.as_fd()))
+        .map_err(|errno| Error::new("open the state file report").call("openat", errno))?;
+    sys::write_all_at_once(writer.as_fd(), b"0").map_err(|errno| gone(errno))?;
+    drop(writer);
+    let pid = nix::unistd::Pid::from_raw(state.pid);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let wait = if agent.is_some() { 1 } else { 1000 };
+        if crate::sys::process::poll_hangup(reader.as_fd(), wait).unwrap_or(true) {
+            break;
+        }
+        if let Some(agent) = &mut agent {
+            agent.look(&page, pid, process.as_fd())?;
+        }
+        if Instant::now() > deadline {
+            return Err(Error::new("the container's process has not come to its execve within 120 s"));
+        }
+    }
+    let seen = page.get();
+    let _ = sys::unlinkat(dir.fd(), c"exec.fifo", 0);
+    match seen.failure() {
+        Some(failure) => {
+            let facts = HostFacts::find(crate::host::Rootless::Auto, false)?;
+            let options = Options { id: state.id.clone(), ..Options::default() };
+            let plan = crate::plan::create(&saved.spec, &saved.dir, &facts, &options)?;
+            Err(explain::failure(&plan, &failure))
+        }
+        None if seen.executing != 0 => Ok(()),
+        None => Err(explain::died(None)),
+    }
+}

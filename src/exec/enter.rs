@@ -1,0 +1,70 @@
+//! `exec`: one more process in a container, by a plan of its own.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use oci_spec::runtime::Spec;
+
+use super::create::open_proc;
+use super::listener::Agent;
+use super::protocol::Report;
+use super::spawn::{Slots, Spawned, spawn};
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::plan::op::Slot;
+use crate::state::State;
+use crate::sys::path as sys;
+use crate::sys::shared::Shared;
+
+/// Carries out the plan of an exec: the process is born in the container's cgroup, and its program runs on return.
+///
+/// # Errors
+/// The container has stopped; any operation of the plan; nothing is left then.
+pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>) -> Result<Spawned> {
+    let init = state.process().ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
+    let proc = open_proc()?;
+    let mut slots = Slots::default();
+    slots.set(Slot::Proc, proc.as_fd());
+    slots.set(Slot::Init, init.as_fd());
+    if let Some(console) = console {
+        slots.set(Slot::Console, console.as_fd());
+    }
+    let report =
+        Shared::<Report>::anonymous().map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
+    let mut agent = Agent::connect(spec, &state.id, "running", &state.bundle)?;
+    let cgroup = state.open_cgroup()?;
+    let process = match spawn(plan, slots.clone(), &[], &report, cgroup.as_ref().map(Cgroup::fd)) {
+        // Controllers are enabled below the container's cgroup (systemd or docker inside it), so no process may be in
+        // it any more: the one that init has moved to takes this one too.
+        Err(error) if error.errno == Some(Errno::EBUSY) => {
+            let moved = init_cgroup(state)?;
+            spawn(plan, slots, &[], &report, Some(moved.as_fd()))?
+        }
+        other => other?,
+    };
+    match process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(())) {
+        Ok(_) => Ok(process),
+        Err(error) => {
+            process.kill();
+            Err(error)
+        }
+    }
+}
+
+/// The cgroup in which the container's first process is now; never one outside of the container's own.
+fn init_cgroup(state: &State) -> Result<OwnedFd> {
+    let failed = |why: &str| Error::new(format!("find the cgroup of the container's first process: {why}"));
+    let saved = state.cgroup.as_ref().ok_or_else(|| failed("the container has none"))?;
+    let text =
+        std::fs::read_to_string(format!("/proc/{}/cgroup", state.pid)).map_err(|error| failed(&error.to_string()))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(|| failed("no 0:: line"))?;
+    let own = saved.path.trim_end_matches('/');
+    let below = path.strip_prefix(own).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let below = below.ok_or_else(|| failed("it has left the container's cgroup"))?;
+    let cgroup = state.open_cgroup()?.ok_or_else(|| failed("it is gone"))?;
+    let below = std::ffi::CString::new(format!(".{below}")).map_err(|_| failed("a NUL in the path"))?;
+    let resolve = sys::RESOLVE_BENEATH | sys::RESOLVE_NO_SYMLINKS;
+    sys::openat2(cgroup.fd(), &below, libc::O_PATH | libc::O_DIRECTORY, 0, resolve)
+        .map_err(|errno| failed("open it").call("openat2", errno))
+}

@@ -1,0 +1,14 @@
+//! The parent's side of a plan: open what the child inherits, clone, answer, and undo when something fails.
+
+pub mod create;
+pub mod enter;
+pub mod explain;
+pub mod hooks;
+mod idmap;
+mod listener;
+pub mod protocol;
+pub mod spawn;
+mod tree;
+
+pub use idmap::write as write_id_maps;
+pub use listener::Agent;
