@@ -3,6 +3,9 @@
 //! Nothing here allocates, locks, formats into a heap string or panics. Every operation ends in `Ok` or in a [`Fail`]
 //! that is written into the shared page; the process ends in execve(2) or _exit(2).
 
+// A Fail carries its words with it: a box would be an allocation after the clone.
+#![allow(clippy::result_large_err)]
+
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
