@@ -40,10 +40,11 @@ pub(super) fn run(args: &KillArgs, global: &Global) -> anyhow::Result<i32> {
     };
     send(process.as_fd(), signal)?;
     // A frozen process takes its signal only when it is thawed; SIGKILL must not wait for that (runc).
-    if status == Status::Paused && signal == libc::SIGKILL {
-        if let Some(cgroup) = state.open_cgroup()? {
-            cgroup.thaw(Instant::now() + Duration::from_secs(10))?;
-        }
+    if status == Status::Paused
+        && signal == libc::SIGKILL
+        && let Some(cgroup) = state.open_cgroup()?
+    {
+        cgroup.thaw(Instant::now() + Duration::from_secs(10))?;
     }
     Ok(0)
 }

@@ -409,7 +409,7 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
     let page = sys::openat(dir.fd(), c"report", libc::O_RDWR | libc::O_NOFOLLOW, 0)
         .and_then(|file| Shared::<Report>::of_file(file.as_fd()))
         .map_err(|errno| Error::new("open the state file report").call("openat", errno))?;
-    sys::write_all_at_once(writer.as_fd(), b"0").map_err(|errno| gone(errno))?;
+    sys::write_all_at_once(writer.as_fd(), b"0").map_err(gone)?;
     drop(writer);
     let pid = nix::unistd::Pid::from_raw(state.pid);
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -88,7 +88,7 @@ impl Namespaces {
         self.kinds.iter().any(|(other, ..)| *other == kind)
     }
 
-    fn new(&self, kind: Kind) -> Option<&Pointer> {
+    fn made(&self, kind: Kind) -> Option<&Pointer> {
         self.kinds.iter().find(|(other, by_path, _)| *other == kind && !by_path).map(|(_, _, from)| from)
     }
 
@@ -129,7 +129,7 @@ impl Namespaces {
         by_path(libc::CLONE_NEWPID)
             || by_path(libc::CLONE_NEWUSER)
             || (self.new_user() && !self.joined.is_empty())
-            || (self.time_offsets && self.new(Kind::Time).is_some())
+            || (self.time_offsets && self.made(Kind::Time).is_some())
     }
 
     fn join(&self, steps: &mut Steps) -> Result<()> {
@@ -150,7 +150,7 @@ impl Namespaces {
         }
         super::begin(stage);
         self.join(stage)?;
-        if let (true, Some(from)) = (self.time_offsets, self.new(Kind::Time)) {
+        if let (true, Some(from)) = (self.time_offsets, self.made(Kind::Time)) {
             stage.push(Op::Unshare { flags: Kind::Time as i32 }, from.clone());
             stage.push(
                 Op::TimeOffsets { text: cstring(time_offsets(spec), "/linux/timeOffsets")? },
@@ -172,14 +172,14 @@ impl Namespaces {
             // Paths were checked when the slots were planned; a NUL can't be in a path that was opened.
             let _ = self.join(child);
         }
-        if let (Some(from), true) = (self.new(Kind::Cgroup), in_cgroup || self.has(Kind::Cgroup)) {
+        if let (Some(from), true) = (self.made(Kind::Cgroup), in_cgroup || self.has(Kind::Cgroup)) {
             child.push(Op::Unshare { flags: libc::CLONE_NEWCGROUP }, from.clone());
         }
     }
 
     /// Loopback, sysctls and names: each inside the namespace that it belongs to.
     pub(super) fn settle(&self, spec: &Spec, child: &mut Steps) -> Result<()> {
-        if let Some(from) = self.new(Kind::Network) {
+        if let Some(from) = self.made(Kind::Network) {
             child.push(Op::LoopbackUp, from.clone());
         }
         let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());

@@ -1,5 +1,6 @@
 //! A process's own attributes, and its end in execve(2) or _exit(2).
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -7,25 +8,35 @@ use nix::errno::Errno;
 
 use super::{SysResult, check};
 
-/// Strings as execve(2) takes them: a null-terminated array of pointers, made before the clone.
+/// Strings as execve(2) takes them: a null-terminated array of pointers, made before the clone, with room for one more.
 #[derive(Debug, Default)]
 pub struct StringArray {
     strings: Vec<CString>,
-    pointers: Vec<*const c_char>,
+    pointers: Vec<Cell<*const c_char>>,
 }
 
 impl StringArray {
     /// Takes the strings.
     pub fn new(strings: Vec<CString>) -> Self {
-        let mut pointers: Vec<*const c_char> = Vec::with_capacity(strings.len() + 1);
-        pointers.extend(strings.iter().map(|string| string.as_ptr()));
-        pointers.push(std::ptr::null());
+        let ends = [Cell::new(std::ptr::null()), Cell::new(std::ptr::null())];
+        let pointers = strings.iter().map(|string| Cell::new(string.as_ptr())).chain(ends).collect();
         Self { strings, pointers }
     }
 
     /// The strings themselves.
     pub fn strings(&self) -> &[CString] {
         &self.strings
+    }
+
+    /// Puts one more string at the end. It must live until the execve.
+    fn append(&self, string: &CStr) {
+        if let Some(last) = self.pointers.get(self.strings.len()) {
+            last.set(string.as_ptr());
+        }
+    }
+
+    fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr().cast()
     }
 }
 
@@ -43,20 +54,14 @@ impl PartialEq for StringArray {
 
 impl Eq for StringArray {}
 
-/// execve(2): returns only when it fails. `extra` is one more environment string, set when the configuration leaves it out (`HOME`).
+/// execve(2): returns only when it fails. `extra` is one more environment string, set when the configuration leaves it
+/// out (`HOME`).
 pub fn execve(path: &CStr, argv: &StringArray, envp: &StringArray, extra: Option<&CStr>) -> Errno {
-    const MOST: usize = 1024;
-    let mut with_extra = [std::ptr::null::<c_char>(); MOST];
-    let mut environment = envp.pointers.as_ptr();
     if let Some(extra) = extra {
-        if envp.pointers.len() < MOST {
-            with_extra[..envp.pointers.len()].copy_from_slice(&envp.pointers);
-            with_extra[envp.pointers.len() - 1] = extra.as_ptr();
-            environment = with_extra.as_ptr();
-        }
+        envp.append(extra);
     }
     // SAFETY: both arrays are null-terminated and point at NUL-terminated strings that live through the call.
-    let answer = check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.pointers.as_ptr(), environment) });
+    let answer = check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.as_ptr(), envp.as_ptr()) });
     answer.err().unwrap_or(Errno::UnknownErrno)
 }
 
