@@ -23,6 +23,7 @@ const RUNTIME: &str = "--as-runtime";
 const CHILD: &str = "--as-child";
 
 /// The runtime: `--as-runtime pipe|pty SCRIPT`.
+#[allow(clippy::zombie_processes)] // `wait`, the code under test, reaps it.
 fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
     let signals = Signals::block()?;
     become_subreaper()?;
