@@ -1,0 +1,48 @@
+//! Documents that are made from the source: they can't drift. `UPDATE_DOCS=1 cargo test --test docs` writes them anew.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+const HEAD: &str = "# Operations
+
+What a plan is made of, in the words of `src/plan/op.rs`; `orlop plan BUNDLE` prints which of them a bundle needs. Made by
+`UPDATE_DOCS=1 cargo test --test docs`.
+
+| operation | what it does |
+|---|---|
+";
+
+/// Each variant of `pub enum Op` with its description.
+fn operations(source: &str) -> Vec<(String, String)> {
+    let start = source.find("pub enum Op {").expect("the enum");
+    let body = &source[start..start + source[start..].find("\n}").expect("its end")];
+    let mut found = Vec::new();
+    let mut words: Vec<&str> = Vec::new();
+    for line in body.lines().skip(1) {
+        if let Some(text) = line.strip_prefix("    /// ") {
+            words.push(text);
+        } else if line.starts_with("    ") && !line.starts_with("     ") && !words.is_empty() {
+            let name = line.trim().split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            found.push((name.to_owned(), words.join(" ")));
+            words.clear();
+        }
+    }
+    found
+}
+
+#[test]
+fn operations_md_is_what_the_source_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = operations(&fs::read_to_string(root.join("src/plan/op.rs")).expect("op.rs"));
+    assert!(found.len() > 40, "{} operations", found.len());
+    let mut page = HEAD.to_owned();
+    for (name, what) in found {
+        writeln!(page, "| `{name}` | {} |", what.replace('|', "\\|").replace("[`Op::", "[`").replace("[`", "`").replace("`]", "`")).expect("write");
+    }
+    let path = root.join("docs/operations.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &page).expect("write operations.md");
+    }
+    assert_eq!(fs::read_to_string(path).expect("operations.md"), page, "run UPDATE_DOCS=1 cargo test --test docs");
+}
