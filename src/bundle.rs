@@ -87,7 +87,7 @@ fn read(path: &Path, name: &str) -> Result<Vec<u8>> {
         _ => failed("openat", error),
     })?;
     check_regular(&file, name)?;
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(32 << 10);
     file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(|error| failed("read", error))?;
     check_size(content.len() as u64, name)?;
     Ok(content)

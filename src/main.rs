@@ -1,9 +1,8 @@
 //! The `orlop` command.
+#![no_main]
 
 #[cfg(debug_assertions)]
 #[global_allocator]
 static GUARD: orlop::sys::alloc_guard::Guard = orlop::sys::alloc_guard::Guard;
 
-fn main() {
-    std::process::exit(orlop::commands::main());
-}
+orlop::entry!(orlop::commands::main);

@@ -358,12 +358,20 @@ impl State {
 
 /// This boot, or the empty string where procfs is not there.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    small_file("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// A file of procfs that is shorter than a page, in one read(2).
+fn small_file(path: &str) -> Option<String> {
+    let mut bytes = vec![0; 4096];
+    let length = File::open(path).and_then(|mut file| file.read(&mut bytes)).ok()?;
+    bytes.truncate(length);
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Start time and state letter of a process (proc(5), stat fields 22 and 3).
 pub fn start_time(pid: Pid) -> Option<(u64, char)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = small_file(&format!("/proc/{pid}/stat"))?;
     // The command's name is in parentheses and may hold any character.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;

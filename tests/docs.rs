@@ -38,7 +38,12 @@ fn operations_md_is_what_the_source_says() {
     assert!(found.len() > 40, "{} operations", found.len());
     let mut page = HEAD.to_owned();
     for (name, what) in found {
-        writeln!(page, "| `{name}` | {} |", what.replace('|', "\\|").replace("[`Op::", "[`").replace("[`", "`").replace("`]", "`")).expect("write");
+        writeln!(
+            page,
+            "| `{name}` | {} |",
+            what.replace('|', "\\|").replace("[`Op::", "[`").replace("[`", "`").replace("`]", "`")
+        )
+        .expect("write");
     }
     let path = root.join("docs/operations.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {

@@ -1,30 +1,44 @@
 //! Device nodes and the links of `/dev`.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::root::{lookup, parent_of};
+use super::root::{lookup_or_create, parent_of};
 use super::{Fail, Named, State};
 use crate::plan::op::Device;
 use crate::sys::{mount, path};
 
 /// A node of its own, or the host's bound where mknod(2) is not allowed.
 pub(super) fn make(state: &mut State<'_>, device: &Device) -> Result<(), Fail> {
-    let (directory, name) = parent_of(state.root()?, &device.path)?;
-    if device.path.to_bytes().starts_with(b"/dev/") && !device.path.to_bytes()[5..].contains(&b'/') {
-        still_dev(state, directory.as_fd())?;
+    match device.path.to_bytes_with_nul().strip_prefix(b"/dev/").map(CStr::from_bytes_with_nul) {
+        Some(Ok(name)) if !name.is_empty() && !name.to_bytes().contains(&b'/') && !is_dots(name) => {
+            let dev = dev(state)?;
+            node(dev, name, device)
+        }
+        _ => {
+            let (directory, name) = parent_of(state.root()?, &device.path)?;
+            node(directory.as_fd(), name.as_cstr(), device)
+        }
     }
-    let name = name.as_cstr();
+}
+
+fn is_dots(name: &CStr) -> bool {
+    name == c"." || name == c".."
+}
+
+fn node(directory: BorrowedFd<'_>, name: &CStr, device: &Device) -> Result<(), Fail> {
     if device.bind {
-        return bind(directory.as_fd(), name, device);
+        return bind(directory, name, device);
     }
     let number = libc::makedev(device.major, device.minor);
-    match path::mknodat(directory.as_fd(), name, device.mode, number) {
-        Ok(()) => path::fchownat(directory.as_fd(), name, device.uid, device.gid).named("fchownat"),
-        Err(Errno::EEXIST) => same(directory.as_fd(), name, device),
-        Err(Errno::EPERM) if device.mode & libc::S_IFMT != libc::S_IFIFO => bind(directory.as_fd(), name, device),
+    match path::mknodat(directory, name, device.mode, number) {
+        // What root makes is root's.
+        Ok(()) if device.uid == 0 && device.gid == 0 => Ok(()),
+        Ok(()) => path::fchownat(directory, name, device.uid, device.gid).named("fchownat"),
+        Err(Errno::EEXIST) => same(directory, name, device),
+        Err(Errno::EPERM) if device.mode & libc::S_IFMT != libc::S_IFIFO => bind(directory, name, device),
         Err(errno) => Err(Fail::new("mknodat", errno)),
     }
 }
@@ -67,20 +81,24 @@ fn bind(directory: BorrowedFd<'_>, name: &CStr, device: &Device) -> Result<(), F
 pub(super) fn link(state: &mut State<'_>, name: &CStr, target: &CStr) -> Result<(), Fail> {
     let dev = dev(state)?;
     if name == c"ptmx" {
-        match path::unlinkat(dev.as_fd(), name, 0) {
+        match path::unlinkat(dev, name, 0) {
             Ok(()) | Err(Errno::ENOENT | Errno::EROFS) => {}
             Err(errno) => return Err(Fail::new("unlinkat", errno)),
         }
     }
-    match path::symlinkat(target, dev.as_fd(), name) {
+    match path::symlinkat(target, dev, name) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(Fail::new("symlinkat", errno)),
     }
 }
 
-/// `/dev` below the root, never what a link of the image makes of it (CVE-2026-41579, CVE-2026-47766).
-pub(super) fn dev(state: &State<'_>) -> Result<OwnedFd, Fail> {
-    let dev = lookup(state.root()?, c"/dev", libc::O_DIRECTORY).named("openat2 /dev")?;
-    still_dev(state, dev.as_fd())?;
-    Ok(dev)
+/// `/dev` below the root, never what a link of the image makes of it (CVE-2026-41579, CVE-2026-47766). It is looked up
+/// and verified once, after the last mount.
+pub(super) fn dev<'a>(state: &'a mut State<'_>) -> Result<BorrowedFd<'a>, Fail> {
+    if state.dev.is_none() {
+        let dev = lookup_or_create(state.root()?, c"/dev", true).named("openat2 /dev")?;
+        still_dev(state, dev.as_fd())?;
+        state.dev = Some(dev);
+    }
+    state.dev.as_ref().map(AsFd::as_fd).ok_or_else(|| Fail::new("openat2", Errno::EBADF))
 }

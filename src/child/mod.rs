@@ -93,6 +93,8 @@ pub struct State<'a> {
     root: Option<OwnedFd>,
     /// The id of the mount that was made on `/dev`.
     dev_mount: Option<u64>,
+    /// `/dev`, verified.
+    dev: Option<OwnedFd>,
     /// The empty read-only directory that masks directories.
     empty: Option<OwnedFd>,
     /// The caller's umask.
@@ -108,7 +110,17 @@ pub struct State<'a> {
 impl<'a> State<'a> {
     fn new(inherited: &'a Inherited<'a>) -> Self {
         let umask = sys_process::umask(0);
-        Self { inherited, root: None, dev_mount: None, empty: None, umask, in_cwd: false, program: None, home: None }
+        Self {
+            inherited,
+            root: None,
+            dev_mount: None,
+            dev: None,
+            empty: None,
+            umask,
+            in_cwd: false,
+            program: None,
+            home: None,
+        }
     }
 
     fn slot(&self, slot: Slot) -> BorrowedFd<'static> {

@@ -25,6 +25,9 @@ pub(super) fn lookup_or_create(root: BorrowedFd<'_>, file: &CStr, directory: boo
         Err(Errno::ENOENT) => {}
         answer => return answer,
     }
+    if let Some(made) = create_last(root, file, directory)? {
+        return Ok(made);
+    }
     let mut prefix = PathText::new();
     let mut parent = lookup(root, c".", libc::O_DIRECTORY)?;
     let mut parts = file.to_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
@@ -42,6 +45,22 @@ pub(super) fn lookup_or_create(root: BorrowedFd<'_>, file: &CStr, directory: boo
         };
     }
     Ok(parent)
+}
+
+/// The usual case: only the last part is missing.
+fn create_last(root: BorrowedFd<'_>, file: &CStr, directory: bool) -> SysResult<Option<OwnedFd>> {
+    let bytes = file.to_bytes();
+    let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else { return Ok(None) };
+    let (mut parent, mut name) = (PathText::new(), PathText::new());
+    let last = &bytes[slash + 1..];
+    if last.is_empty() || last == b"." || last == b".." || !parent.push(&bytes[..=slash]) || !name.push(last) {
+        return Ok(None);
+    }
+    match lookup(root, parent.as_cstr(), libc::O_DIRECTORY) {
+        Ok(parent) => path::create_empty(parent.as_fd(), name.as_cstr(), directory).map(Some),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The directory of `file`, made where it is missing, and the last part of its name.

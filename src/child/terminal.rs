@@ -57,9 +57,9 @@ fn open_ptmx(root: BorrowedFd<'_>) -> Result<OwnedFd, Fail> {
     Ok(master)
 }
 
-fn console_on(state: &State<'_>, peer: BorrowedFd<'_>) -> Result<(), Fail> {
+fn console_on(state: &mut State<'_>, peer: BorrowedFd<'_>) -> Result<(), Fail> {
     let dev = dev(state)?;
-    let target = path::create_empty(dev.as_fd(), c"console", false).named("openat2 /dev/console")?;
+    let target = path::create_empty(dev, c"console", false).named("openat2 /dev/console")?;
     let tree = mount::open_tree(peer, c"", false).named("open_tree")?;
     mount::move_mount(tree.as_fd(), target.as_fd()).named("move_mount /dev/console")
 }

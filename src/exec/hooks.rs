@@ -64,6 +64,7 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
         let value = bytes.get(at + 1..).unwrap_or_default();
         command.env(OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(value));
     }
+    crate::sys::process::unblock_signals(&mut command);
     let mut child = command.spawn().map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
         failed(format!("exec {}: {}", hook.path.to_string_lossy(), errno_text(errno)))

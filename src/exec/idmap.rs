@@ -63,6 +63,7 @@ fn program(name: &str, pid: Pid, maps: &[IdMap], file: &str) -> Result<()> {
     for map in maps {
         command.args([map.container, map.host, map.size].map(|number| number.to_string()));
     }
+    crate::sys::process::unblock_signals(&mut command);
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
         Error::new(format!("run {name}"))
             .call(format!("execve({name})"), Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))

@@ -22,6 +22,7 @@ pub mod shared;
 pub mod sigaction;
 pub mod signal;
 pub mod socket;
+pub mod start;
 pub mod terminal;
 
 pub use alloc_guard::after_clone;

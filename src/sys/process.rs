@@ -196,3 +196,12 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> SysResult<std::os::fd:
     // SAFETY: no memory is passed.
     super::check_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
 }
+
+/// Lets `command` begin with no signal blocked: std's Command passes the caller's mask on, and a foreground runtime has
+/// blocked them all.
+pub fn unblock_signals(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    let unblock = || super::sigaction::unblock_all().map_err(std::io::Error::from);
+    // SAFETY: between fork and execve only one raw system call is made.
+    unsafe { command.pre_exec(unblock) }
+}
