@@ -17,9 +17,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The project's directory, which the machine shows at the same place.
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
-/// Tests of plain data: a second kernel adds nothing. Whole binaries, or modules of one.
+/// Tests of plain data, to which a second kernel adds nothing, and runc's own, which `just conformance --vm` runs there.
+/// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
     "vm",
+    "conformance",
     "plan",
     "seccomp::errors",
     "seccomp::interpreter",
