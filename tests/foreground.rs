@@ -11,6 +11,7 @@ use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -422,11 +423,13 @@ fn main() -> ExitCode {
         a_terminal_may_be_closed_and_opened_again,
         a_signal_ends_the_wait_for_a_reader_that_never_reads,
     ];
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    for (name, test) in tests.into_iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
-    {
-        eprintln!("test {name} ...");
-        test();
-    }
-    ExitCode::SUCCESS
+    // one at a time and in this thread: they send signals to, and reap, what belongs to this process
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let trials = tests.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.into()).exit_code()
 }
