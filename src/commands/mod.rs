@@ -14,7 +14,9 @@ mod exec;
 mod kill;
 mod list;
 mod log;
+mod pause;
 mod plan;
+mod ps;
 mod shell;
 mod spec;
 mod start;
@@ -112,6 +114,12 @@ enum Command {
     Delete(delete::DeleteArgs),
     /// List the containers of this root
     List(list::ListArgs),
+    /// List the processes of a container
+    Ps(ps::PsArgs),
+    /// Stop all processes of a container where they are
+    Pause(pause::PauseArgs),
+    /// Let a paused container go on
+    Resume(pause::PauseArgs),
     /// Write a config.json to begin with
     Spec(spec::SpecArgs),
     /// Print what this runtime supports, as JSON
@@ -170,6 +178,9 @@ fn dispatch(command: Command, global: &Global) -> anyhow::Result<i32> {
         Command::Kill(args) => kill::run(&args, global),
         Command::Delete(args) => delete::run(&args, global),
         Command::List(args) => list::run(&args, global),
+        Command::Ps(args) => ps::run(&args, global),
+        Command::Pause(args) => pause::pause(&args, global),
+        Command::Resume(args) => pause::resume(&args, global),
         Command::Spec(args) => spec::run(&args, global),
         Command::Features => spec::features(),
         Command::Plan(args) => plan::run(&args, global),
