@@ -16,10 +16,18 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
     path::rewind(input).named("lseek")?;
     let (pid, pidfd) = match clone3(0, None).named("clone3")? {
         Cloned::Child => {
+            // As runc has it: what such a hook changes is the root file system, and its state does not name that.
+            if hook.kind == "createContainer" && state.root().map_or(true, |root| path::fchdir(root).is_err()) {
+                process::exit(127);
+            }
             for (from, to) in [(input, 0), (output, 1), (output, 2)] {
                 if process::dup_onto(from, to).is_err() {
                     process::exit(127);
                 }
+            }
+            // What the runtime's caller left open is nothing for a program of the container.
+            if process::close_range(3, u32::MAX, true).is_err() {
+                process::exit(127);
             }
             process::execve(&hook.path, &hook.args, &hook.env, None);
             process::exit(127)
