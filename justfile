@@ -44,12 +44,4 @@ install prefix="/usr/local": build
     prefix=${DESTDIR:-}{{prefix}}
     install -D -m 755 -t "$prefix/bin" "$release/orlop"
     [ ! -f "$release/orlop-shim" ] || install -D -m 755 -t "$prefix/bin" "$release/orlop-shim"
-    mkdir -p "$prefix/share/man/man8"
-    "$release/orlop" man "$prefix/share/man/man8"
-    completion() { # SHELL FILE
-        mkdir -p "$(dirname "$prefix/share/$2")"
-        "$release/orlop" completion "$1" >"$prefix/share/$2"
-    }
-    completion bash bash-completion/completions/orlop
-    completion zsh zsh/site-functions/_orlop
-    completion fish fish/vendor_completions.d/orlop.fish
+    cargo run --quiet --example share "$prefix/share"

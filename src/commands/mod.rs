@@ -17,7 +17,6 @@ mod log;
 mod pause;
 mod plan;
 mod ps;
-mod shell;
 mod spec;
 mod start;
 mod state;
@@ -126,12 +125,6 @@ enum Command {
     Features,
     /// Show what a bundle would do, without doing anything and without root
     Plan(plan::PlanArgs),
-    /// Print a completion script for a shell
-    #[command(hide = true)]
-    Completion(shell::CompletionArgs),
-    /// Write the man pages into a directory
-    #[command(hide = true)]
-    Man(shell::ManArgs),
 }
 
 /// Runs the command line, and returns the exit status.
@@ -184,8 +177,6 @@ fn dispatch(command: Command, global: &Global) -> anyhow::Result<i32> {
         Command::Spec(args) => spec::run(&args, global),
         Command::Features => spec::features(),
         Command::Plan(args) => plan::run(&args, global),
-        Command::Completion(args) => shell::completion(&args),
-        Command::Man(args) => shell::man(&args),
     }
 }
 

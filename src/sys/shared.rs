@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use std::sync::atomic::{Ordering, fence};
+
 use nix::errno::Errno;
 
 use super::SysResult;
@@ -52,8 +54,10 @@ impl<T: Plain> Shared<T> {
 
     /// A copy of the value as it is now.
     pub fn get(&self) -> T {
+        fence(Ordering::Acquire);
+        // The compiler must take the page for changed at every look: another process writes to it.
         // SAFETY: the mapping is page-aligned, large enough, and any bytes are a `T`.
-        unsafe { self.value.read_volatile() }
+        unsafe { std::hint::black_box(self.value).read() }
     }
 
     /// Changes the value.
@@ -61,7 +65,8 @@ impl<T: Plain> Shared<T> {
         let mut value = self.get();
         change(&mut value);
         // SAFETY: as in `get`; the other side does not write at the same time (see the type's description).
-        unsafe { self.value.write_volatile(value) }
+        unsafe { std::hint::black_box(self.value).write(value) };
+        fence(Ordering::Release);
     }
 }
 
