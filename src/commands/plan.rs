@@ -21,6 +21,9 @@ pub(super) struct PlanArgs {
     /// The bundle: the directory that holds config.json
     #[arg(value_name = "BUNDLE", default_value = ".")]
     bundle: PathBuf,
+    /// The same, as the other commands name it
+    #[arg(short, long = "bundle", value_name = "DIR", conflicts_with = "bundle")]
+    bundle_option: Option<PathBuf>,
     /// The id that the container would have
     #[arg(long, value_name = "ID", default_value = "ID")]
     id: String,
@@ -37,7 +40,7 @@ pub(super) struct PlanArgs {
 
 pub(super) fn run(args: &PlanArgs, global: &Global) -> anyhow::Result<i32> {
     validate::container_id(&args.id)?;
-    let bundle = Bundle::load(&args.bundle)?;
+    let bundle = Bundle::load(args.bundle_option.as_ref().unwrap_or(&args.bundle))?;
     let facts = HostFacts::find(global.rootless(), args.no_pivot)?;
     validate::validate(&bundle.spec, &super::create::context(&bundle, &facts))?;
     let options = Options { id: args.id.clone(), run: args.run, no_pivot: args.no_pivot, ..Options::default() };
