@@ -47,7 +47,7 @@ fn own_stdio(uid: u32, gid: u32) {
     }
 }
 
-/// The three sets, then the ambient one; `extra` stays permitted and effective until the filter is loaded.
+/// The three sets, then the ambient one; `extra` stays permitted and effective until the execve.
 ///
 /// What the caller does not have can't be given: it is left out, as capabilities(7) would have it at the next execve
 /// of a program with no file capabilities (config.md: warn, do not fail).

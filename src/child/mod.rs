@@ -212,7 +212,6 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::AwaitStart => await_start(state),
         Op::CloseDescriptors { from } => close_descriptors(state, *from),
         Op::Seccomp(filter) => seccomp(state, filter),
-        Op::FinalCapabilities { sets } => creds::capset(*sets).named("capset"),
         Op::Exec { args, env } => program::exec(state, args, env),
     }
 }

@@ -273,11 +273,7 @@ fn credentials(process: &Process, facts: &HostFacts, seccomp: Option<&op::Seccom
 fn finish(process: &Process, preserve_fds: u32, seccomp: Option<op::SeccompOp>, child: &mut Steps) -> Result<()> {
     child.push(Op::CloseDescriptors { from: 3 + preserve_fds }, "");
     if let Some(filter) = seccomp {
-        let when = filter.when;
         child.push(Op::Seccomp(Box::new(filter)), "/linux/seccomp");
-        if when == op::SeccompWhen::WithSysAdmin {
-            child.push(Op::FinalCapabilities { sets: capabilities::sets(process)?.0 }, "/process/capabilities");
-        }
     }
     process::exec(process, child)
 }

@@ -224,7 +224,8 @@ pub enum Op {
     BoundingSet { keep: u64, last: u8 },
     /// Groups and ids of the process, capabilities kept.
     User { uid: u32, gid: u32, groups: Option<Vec<u32>>, keep: u64 },
-    /// Capabilities; `extra` are kept until the filter is loaded.
+    /// Capabilities. `extra` is permitted and effective beyond them until the execve, which computes both sets anew from
+    /// the others (capabilities(7)): to drop it earlier would take a capset(2) that the filter may forbid.
     Capabilities { sets: CapSets, ambient: u64, extra: u64 },
     /// chdir(2), and a look whether it is inside. The first try is made with the rights of set-up; where those do not
     /// reach (root squash), the last one is made as the process's user.
@@ -241,8 +242,6 @@ pub enum Op {
     CloseDescriptors { from: u32 },
     /// The seccomp filter.
     Seccomp(Box<SeccompOp>),
-    /// Capabilities that only the filter's load needed.
-    FinalCapabilities { sets: CapSets },
     /// The end of the plan.
     Exec { args: StringArray, env: StringArray },
 }

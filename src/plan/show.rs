@@ -189,7 +189,6 @@ impl Display for Op {
                 };
                 write!(f, "load a seccomp filter of {} instructions {when}", filter.program.len())
             }
-            Op::FinalCapabilities { .. } => f.write_str("drop the capabilities kept for the filter"),
             Op::Exec { args, .. } => write!(f, "execve {}", command(args)),
         }
     }
