@@ -1,0 +1,311 @@
+//! What a plan says: as it was when somebody last looked (tests/snapshots), in the order that safety asks for, and for
+//! configurations that nobody would write. Nothing here needs root; `UPDATE_SNAPSHOTS=1` writes the snapshots anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use orlop::bundle::Bundle;
+use orlop::cgroup::Hierarchy;
+use orlop::plan::{self, HostFacts, Options, show};
+use orlop::validate::{self, Context};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::{Value, json};
+
+const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A host of which the plans are made: root or an ordinary user, cgroup v2 where it usually is.
+fn facts(rootless: bool) -> HostFacts {
+    let id = if rootless { 1000 } else { 0 };
+    HostFacts {
+        euid: id,
+        egid: id,
+        rootless,
+        last_capability: 40,
+        cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
+        kernel_mounts: vec!["/sys".into(), "/proc".into()],
+    }
+}
+
+fn plan_of(dir: &Path, config: Vec<u8>, rootless: bool, options: &Options) -> orlop::error::Result<plan::Plan> {
+    let bundle = Bundle::parse(dir.to_owned(), config)?;
+    validate::validate(&bundle.spec, &Context { rootless, host_network: false })?;
+    plan::create(&bundle.spec, &bundle.dir, &facts(rootless), options)
+}
+
+fn options() -> Options {
+    Options { id: "ID".into(), ..Options::default() }
+}
+
+fn bundles() -> Vec<PathBuf> {
+    let entries = fs::read_dir(Path::new(PROJECT).join("bundles")).expect("bundles");
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.join("config.json").exists()).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn every_bundle_has_the_plan_of_its_snapshot() {
+    let bundles = bundles();
+    assert!(bundles.len() >= 4, "{bundles:?}");
+    for dir in bundles {
+        let name = dir.file_name().expect("a name").to_string_lossy().into_owned();
+        let config = fs::read(dir.join("config.json")).expect("config.json");
+        let plan =
+            plan_of(&dir, config, name == "rootless", &options()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let text = show::as_text(&plan).replace(&format!("{PROJECT}/"), "");
+        let snapshot = Path::new(PROJECT).join("tests/snapshots").join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            fs::write(&snapshot, &text).expect("write the snapshot");
+        }
+        let kept = fs::read_to_string(&snapshot).unwrap_or_default();
+        let differs = text.lines().zip(kept.lines()).find(|(new, old)| new != old);
+        assert!(text == kept, "{name}: UPDATE_SNAPSHOTS=1 if it is meant: {differs:?}");
+    }
+}
+
+#[test]
+fn an_ordinary_user_gets_a_plan_and_nothing_is_touched() {
+    let root = std::env::temp_dir().join(format!("orlop-plan-{}", std::process::id()));
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_orlop")]);
+        command
+    } else {
+        Command::new(env!("CARGO_BIN_EXE_orlop"))
+    };
+    let said = command.arg("--root").arg(&root).args(["plan", "--format", "json", "--bundle"]);
+    let said = said.arg(Path::new(PROJECT).join("bundles/rootless")).output().expect("orlop plan");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let plan: Value = serde_json::from_slice(&said.stdout).expect("a plan is JSON");
+    let last = plan["operations"].as_array().expect("operations").last().expect("one at least");
+    assert!(last["operation"].as_str().expect("a text").starts_with("execve "), "{last}");
+    assert!(!root.exists(), "a plan makes no state");
+}
+
+/// A configuration in which each part has something to do.
+fn rich() -> Value {
+    let mut config = orlop::spec::default_spec(false);
+    config["process"]["terminal"] = json!(false);
+    config["process"]["user"] = json!({ "uid": 7, "gid": 8, "umask": 18, "additionalGids": [9, 10] });
+    config["process"]["oomScoreAdj"] = json!(100);
+    config["domainname"] = json!("domain");
+    config["hooks"] = json!({
+        "createRuntime": [{ "path": "/bin/true" }],
+        "createContainer": [{ "path": "/bin/true", "args": ["true"], "timeout": 3 }],
+        "startContainer": [{ "path": "/bin/true", "env": ["A=b"] }],
+    });
+    let mounts = config["mounts"].as_array_mut().expect("mounts");
+    mounts.push(
+        json!({ "destination": "/data", "type": "bind", "source": "/srv", "options": ["rbind", "rro", "rslave"] }),
+    );
+    mounts.push(json!({ "destination": "/copy", "type": "tmpfs", "options": ["tmpcopyup", "size=1m,mode=755"] }));
+    mounts.push(json!({ "destination": "/mapped", "type": "bind", "source": "/srv", "options": ["bind"],
+        "uidMappings": [{ "containerID": 0, "hostID": 100000, "size": 10 }],
+        "gidMappings": [{ "containerID": 0, "hostID": 100000, "size": 10 }] }));
+    let linux = &mut config["linux"];
+    linux["rootfsPropagation"] = json!("private");
+    linux["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
+    linux["devices"] =
+        json!([{ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438, "uid": 0 }]);
+    linux["resources"]["pids"] = json!({ "limit": 10 });
+    linux["resources"]["memory"] = json!({ "limit": 100_000_000, "swap": 200_000_000 });
+    linux["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{ "names": ["mount", "umount2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13,
+            "args": [{ "index": 3, "value": 1, "op": "SCMP_CMP_MASKED_EQ", "valueTwo": 1 }] }],
+    });
+    config
+}
+
+/// The texts of a plan's operations with the place each came from, of the container's process alone.
+fn operations(config: &Value, options: &Options) -> Vec<(String, String)> {
+    let plan = plan_of(Path::new("/bundle"), config.to_string().into_bytes(), false, options);
+    let plan = plan.unwrap_or_else(|error| panic!("{error}: {config}"));
+    let json = show::as_json(&plan);
+    let text = |operation: &Value, key: &str| operation[key].as_str().expect("a text").to_owned();
+    let all = json["operations"].as_array().expect("operations").iter();
+    all.filter(|operation| operation["by"] == "container")
+        .map(|operation| (text(operation, "operation"), text(operation, "from")))
+        .collect()
+}
+
+#[track_caller]
+fn place(operations: &[(String, String)], begins: &str) -> usize {
+    let mut found = operations.iter().enumerate().filter(|(_, (text, _))| text.starts_with(begins));
+    let (place, _) = found.next().unwrap_or_else(|| panic!("no {begins:?}: {operations:#?}"));
+    assert_eq!(found.next(), None, "{begins:?} is there twice");
+    place
+}
+
+#[track_caller]
+fn in_order(operations: &[(String, String)], begins: &[&str]) {
+    let places: Vec<usize> = begins.iter().map(|begins| place(operations, begins)).collect();
+    assert!(places.is_sorted(), "{begins:?} are at {places:?}: {operations:#?}");
+}
+
+#[test]
+fn each_step_comes_after_what_it_needs() {
+    let all = operations(&rich(), &options());
+    in_order(
+        &all,
+        &[
+            "unshare CLONE_NEWCGROUP",
+            "clear the dumpable",
+            "make every mount rprivate",
+            "bind the root file system",
+            "mount proc on",
+            "mount tmpfs on /dev ",
+            "mknod /dev/null",
+            "mknod /dev/fuse",
+            "wait until the runtime has run prestart",
+            "run createContainer",
+            "pivot_root",
+            "mask /proc/kcore",
+            "make /proc/sys read-only",
+            "make / rprivate",
+            "umask 0022",
+            "prlimit",
+            "chdir / as the process's user",
+            "outlive the runtime",
+            "wait until the runtime has saved",
+            "wait for start",
+            "run startContainer",
+            "close descriptors",
+            "load a seccomp filter",
+            "execve",
+        ],
+    );
+    in_order(&all, &["set no_new_privs", "bounding set", "become uid 7 gid 8 groups [9, 10]", "capset permitted"]);
+    in_order(&all, &["set no_new_privs", "load a seccomp filter"]);
+    assert_eq!(place(&all, "execve"), all.len() - 1, "nothing follows the execve");
+}
+
+#[test]
+fn nothing_that_a_filter_could_forbid_lies_between_it_and_the_execve() {
+    for no_new_privileges in [true, false] {
+        let mut config = rich();
+        config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        let all = operations(&config, &options());
+        assert_eq!(place(&all, "load a seccomp filter"), all.len() - 2, "{all:#?}");
+        assert!(all.iter().any(|(text, _)| text == "set no_new_privs") == no_new_privileges);
+    }
+}
+
+#[test]
+fn mounts_come_as_listed() {
+    let all = operations(&rich(), &options());
+    let order: Vec<usize> = all.iter().filter_map(|(_, from)| from.strip_prefix("/mounts/")?.parse().ok()).collect();
+    assert_eq!(order, (0..rich()["mounts"].as_array().expect("mounts").len()).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_options_of_the_command_line_change_the_plan() {
+    let has = |options: Options, text: &str| operations(&rich(), &options).iter().any(|(op, _)| op.starts_with(text));
+    assert!(!has(Options { run: true, ..options() }, "wait for start"));
+    assert!(!has(Options { no_new_keyring: true, ..options() }, "join a new session keyring"));
+    assert!(has(options(), "join a new session keyring _ses.ID"));
+    assert!(has(Options { preserve_fds: 2, ..options() }, "close descriptors from 5"));
+    let no_pivot = Options { no_pivot: true, ..options() };
+    assert!(!has(no_pivot.clone(), "pivot_root") && has(no_pivot, "move the root file system"));
+}
+
+#[test]
+fn every_operation_of_a_property_names_a_place_that_exists() {
+    let config = rich();
+    for (text, from) in operations(&config, &options()) {
+        let optional = ["/linux/rootfsPropagation", "/process/user/umask", "/hooks"];
+        assert!(
+            from.is_empty() || config.pointer(&from).is_some() || optional.contains(&from.as_str()),
+            "{text}: {from}"
+        );
+    }
+}
+
+/// What a value may turn into.
+fn junk() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        Just(json!("")),
+        Just(json!("a\u{0}b")),
+        Just(json!("../../..")),
+        Just(json!("/")),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!(true)),
+        Just(json!(0)),
+        Just(json!(-1)),
+        Just(json!(i64::MIN)),
+        Just(json!(u64::MAX)),
+        Just(json!(u32::MAX)),
+        Just(json!(1.5e300)),
+        Just(json!("x".repeat(5000))),
+        Just(json!(["a", "a"])),
+        "[a-z=,:./]{0,12}".prop_map(|text| json!(text)),
+    ]
+}
+
+fn places(value: &Value, here: String, all: &mut Vec<String>) {
+    all.push(here.clone());
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, below)| {
+            places(below, format!("{here}/{}", key.replace('~', "~0").replace('/', "~1")), all)
+        }),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(index, below)| places(below, format!("{here}/{index}"), all))
+        }
+        _ => {}
+    }
+}
+
+/// Another value at the place, the value of yet another place there, or nothing.
+fn mutate(config: &mut Value, place: Index, kind: u8, other: Index, junk: Value) {
+    let mut all = Vec::new();
+    places(config, String::new(), &mut all);
+    let target = all[place.index(all.len())].clone();
+    match kind {
+        0 => *config.pointer_mut(&target).expect("it exists") = junk,
+        1 => {
+            let copied = config.pointer(&all[other.index(all.len())]).expect("it exists").clone();
+            *config.pointer_mut(&target).expect("it exists") = copied;
+        }
+        _ => {
+            let Some((parent, key)) = target.rsplit_once('/') else { return };
+            match config.pointer_mut(parent).expect("it exists") {
+                Value::Object(map) => drop(map.remove(&key.replace("~1", "/").replace("~0", "~"))),
+                Value::Array(list) => drop(list.remove(key.parse::<usize>().expect("an index"))),
+                _ => {}
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A configuration with a few values changed is planned or refused with a message; nothing panics.
+    #[test]
+    fn a_mutated_configuration_is_planned_or_refused(
+        changes in prop::collection::vec((any::<Index>(), 0u8..3, any::<Index>(), junk()), 1..4),
+        rootless in any::<bool>(),
+        run in any::<bool>(),
+        no_pivot in any::<bool>(),
+    ) {
+        let mut config = rich();
+        for (place, kind, other, junk) in changes {
+            mutate(&mut config, place, kind, other, junk);
+        }
+        let options = Options { run, no_pivot, ..options() };
+        match plan_of(Path::new("/bundle"), config.to_string().into_bytes(), rootless, &options) {
+            Ok(plan) => {
+                prop_assert!(show::as_text(&plan).lines().any(|line| line.contains("execve ")));
+                let last = plan.child.last().map(|step| step.op.to_string()).unwrap_or_default();
+                prop_assert!(last.starts_with("execve"), "{last}");
+            }
+            Err(error) => prop_assert!(!error.message.is_empty()),
+        }
+    }
+}
