@@ -141,6 +141,11 @@ pub fn run<'a>(steps: &'a [Step], stage: bool, inherited: &'a Inherited<'a>) {
         if let Err(fail) = execute(&step.op, &mut state) {
             let Fail { call, errno, detail } = fail;
             inherited.report.update(|report| report.fail(stage, number, call, errno, detail.bytes()));
+            // Only now: a filter that is loaded may end the process for looking into the file.
+            if let Op::Exec { .. } = step.op {
+                let why = program::diagnose(&state, errno);
+                inherited.report.update(|report| report.explain(why.bytes()));
+            }
             sys_process::exit(1);
         }
     }

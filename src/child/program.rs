@@ -97,19 +97,23 @@ fn executable(candidate: &CStr) -> Result<(), Errno> {
     }
 }
 
-/// execve(2). It comes back only with an error, for which the file itself often has the reason.
+/// execve(2). It comes back only with an error, for which [`diagnose`] looks for a reason.
 pub(super) fn exec(state: &State<'_>, args: &StringArray, env: &StringArray) -> Result<(), Fail> {
     let program = state.program.unwrap_or(c"");
     state.inherited.report.update(|report| report.executing = 1);
     let errno = process::execve(program, args, env, state.home.as_ref().map(Text::as_cstr));
     state.inherited.report.update(|report| report.executing = 0);
-    let mut fail = Fail::new("execve", errno);
-    diagnose(state, program, errno, &mut fail.detail);
-    Err(fail)
+    Err(Fail::new("execve", errno))
 }
 
 /// What execve(2) does not say: which interpreter is missing, and what is wrong with the first line.
-fn diagnose(state: &State<'_>, program: &CStr, errno: Errno, why: &mut Text) {
+pub(super) fn diagnose(state: &State<'_>, errno: Errno) -> Text {
+    let mut why = Text::new();
+    look(state, state.program.unwrap_or(c""), errno, &mut why);
+    why
+}
+
+fn look(state: &State<'_>, program: &CStr, errno: Errno, why: &mut Text) {
     let mut head = [0u8; 256];
     let Ok(root) = state.root() else { return };
     let Ok(file) = path::openat(CWD, program, libc::O_RDONLY | libc::O_NONBLOCK, 0) else { return };

@@ -71,10 +71,15 @@ impl Report {
         let call = &call.as_bytes()[..call.len().min(CALL)];
         self.call[..call.len()].copy_from_slice(call);
         self.call_length = call.len() as u32;
+        self.explain(detail);
+        self.failed = op as u32 + 1;
+    }
+
+    /// Adds what has been found out about the failure since.
+    pub fn explain(&mut self, detail: &[u8]) {
         let detail = &detail[..detail.len().min(DETAIL)];
         self.detail[..detail.len()].copy_from_slice(detail);
         self.detail_length = detail.len() as u32;
-        self.failed = op as u32 + 1;
     }
 
     /// The failure, if there is one.
