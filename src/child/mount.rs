@@ -156,7 +156,7 @@ fn create(entry: &Mount, kind: &CStr, source: &CStr, mode: Option<u32>) -> Resul
     }
     parameters(fs.as_fd(), &entry.data)?;
     sys::fsconfig_create(fs.as_fd()).map_err(|errno| failed("fsconfig(FSCONFIG_CMD_CREATE)", errno, kind))?;
-    let mut attr = entry.options.set | entry.options.set_recursive;
+    let mut attr = entry.options.set;
     if entry.options.copy_up {
         attr &= !libc::MOUNT_ATTR_RDONLY;
     }

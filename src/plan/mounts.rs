@@ -78,6 +78,11 @@ fn one(entry: &Entry, from: &str, target: std::ffi::CString, mut options: MountO
             Ok((cstring(key, from)?, value))
         })
         .collect::<Result<Vec<_>>>()?;
+    if !bind {
+        // A new file system has nothing below it: the recursive form, which comes last, is the plain one.
+        options.set = options.set & !options.clear_recursive | options.set_recursive;
+        (options.set_recursive, options.clear_recursive) = (0, 0);
+    }
     // Nodes are still to be made in /dev, so it is written to once more.
     let is_dev = Path::new(OsStr::from_bytes(target.to_bytes())).components().eq(Path::new("/dev").components());
     let later = if is_dev && !bind { options.set & MOUNT_ATTR_RDONLY } else { 0 };
