@@ -83,22 +83,34 @@ pub(super) fn parent_of(root: BorrowedFd<'_>, file: &CStr) -> Result<(OwnedFd, P
 
 /// Binds the root file system on itself, so that it is a mount of its own for pivot_root(2).
 ///
-/// pivot_root refuses a new root whose parent mount is shared: with `private_parent` a second bind, made private, lies
-/// between.
+/// pivot_root refuses a new root that is shared, or that is mounted on a shared mount; and a bind on a shared mount would
+/// show on the host. With `private_parent` the mount that holds the root is made private first, in this namespace alone.
 pub(super) fn open(state: &mut State<'_>, file: &CStr, private_parent: bool) -> Result<(), Fail> {
-    let mut below = path::open_dir(file).named("open")?;
-    let rounds = if private_parent { 2 } else { 1 };
-    for round in 0..rounds {
-        let tree = mount::open_tree(below.as_fd(), c"", true).named("open_tree")?;
-        if private_parent && round == 0 {
-            let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
-            mount::mount_setattr(tree.as_fd(), true, &private).named("mount_setattr")?;
-        }
-        mount::move_mount(tree.as_fd(), below.as_fd()).named("move_mount")?;
-        below = tree;
+    let below = path::open_dir(file).named("open")?;
+    if private_parent {
+        make_private(below.as_fd())?;
     }
-    state.root = Some(below);
+    let tree = mount::open_tree(below.as_fd(), c"", true).named("open_tree")?;
+    mount::move_mount(tree.as_fd(), below.as_fd()).named("move_mount")?;
+    state.root = Some(tree);
     Ok(())
+}
+
+/// Makes the mount that holds `dir` private. mount_setattr(2) takes the root of a mount alone (EINVAL), so the way to it
+/// is walked up; no path has more parts than it has bytes.
+fn make_private(dir: BorrowedFd<'_>) -> Result<(), Fail> {
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    let mut above: Option<OwnedFd> = None;
+    for _ in 0..libc::PATH_MAX {
+        let here = above.as_ref().map_or(dir, AsFd::as_fd);
+        match mount::mount_setattr(here, false, &private) {
+            Err(Errno::EINVAL) => {
+                above = Some(path::openat(here, c"..", libc::O_PATH | libc::O_DIRECTORY, 0).named("openat")?);
+            }
+            answer => return answer.named("mount_setattr"),
+        }
+    }
+    Err(Fail::new("mount_setattr", Errno::EINVAL).because("the root file system is below a chroot"))
 }
 
 /// Opens a root that is not bound.
