@@ -1,4 +1,5 @@
 //! /proc/PID/mountinfo (proc_pid_mountinfo(5)), and mounts that a test makes on the host's side.
+#![allow(dead_code)] // each test binary uses its own part
 
 use std::path::{Path, PathBuf};
 
@@ -33,24 +34,25 @@ impl Mount {
     }
 }
 
-fn line(line: &str) -> Mount {
-    let (before, after) = line.split_once(" - ").expect("a separator");
+/// None: a line of other output.
+fn line(line: &str) -> Option<Mount> {
+    let (before, after) = line.split_once(" - ")?;
     let words = |text: &str, by: char| text.split(by).map(str::to_owned).collect::<Vec<_>>();
     let (before, after) = (words(before, ' '), words(after, ' '));
-    Mount {
+    Some(Mount {
         root: before[3].clone(),
         point: before[4].clone(),
         options: words(&before[5], ','),
         propagation: before[6..].to_vec(),
         kind: after[0].clone(),
         filesystem: words(&after[2], ','),
-    }
+    })
 }
 
 /// The mount that one sees at `point`.
 #[track_caller]
 pub fn at(mountinfo: &str, point: &str) -> Mount {
-    let found = mountinfo.lines().map(line).filter(|mount| mount.point == point).last();
+    let found = mountinfo.lines().filter_map(line).filter(|mount| mount.point == point).last();
     found.unwrap_or_else(|| panic!("nothing is mounted on {point}: {mountinfo}"))
 }
 
