@@ -68,27 +68,33 @@ impl Bundle {
 /// Reads the process of `exec --process FILE`; the pointers of its errors are relative to the file.
 ///
 /// # Errors
-/// As [`Bundle::load`] for its `config.json`.
+/// As [`Bundle::load`] for its `config.json`, but any file will do: a shell's `<(...)` is a FIFO, and is waited for.
 pub fn load_process(path: &Path) -> Result<Process> {
     let name = path.display().to_string();
-    let (process, _) = decode(&name, &read(path, &name)?, repair_process)?;
+    let (process, _) = decode(&name, &content(open(path, &name, 0)?, &name)?, repair_process)?;
     Ok(process)
 }
 
 /// The content of the regular file at `path`. `O_NONBLOCK` keeps the open of a FIFO or a device from waiting.
 fn read(path: &Path, name: &str) -> Result<Vec<u8>> {
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let failed = |call: &str, error: io::Error| {
-        Error::new(format!("read {name}")).call(format!("{call}({path:?})"), errno(&error))
-    };
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match errno(&error) {
+    let file = open(path, name, libc::O_NONBLOCK)?;
+    check_regular(&file, name)?;
+    content(file, name)
+}
+
+fn open(path: &Path, name: &str, flags: i32) -> Result<File> {
+    let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match errno(&error) {
         Errno::ENOENT if name == CONFIG => Error::new("JSON specification file config.json not found")
             .hint("`orlop spec` writes one; --bundle names the directory that holds it"),
-        _ => failed("openat", error),
-    })?;
-    check_regular(&file, name)?;
+        errno => Error::new(format!("read {name}")).call(format!("openat({path:?})"), errno),
+    })
+}
+
+fn content(file: File, name: &str) -> Result<Vec<u8>> {
     let mut content = Vec::with_capacity(32 << 10);
-    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(|error| failed("read", error))?;
+    let failed = |error| Error::new(format!("read {name}")).call("read", errno(&error));
+    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(failed)?;
     check_size(content.len() as u64, name)?;
     Ok(content)
 }
@@ -318,6 +324,19 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         dir
+    }
+
+    #[test]
+    fn a_process_may_come_through_a_fifo() {
+        let fifo = scratch("fifo").join("process.json");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let copy = fifo.clone();
+        let writer = std::thread::spawn(move || {
+            std::fs::write(copy, r#"{"cwd": "/", "args": ["a"], "user": {"uid": 1, "gid": 2}}"#)
+        });
+        let process = load_process(&fifo).unwrap();
+        writer.join().unwrap().unwrap();
+        assert_eq!(process.user().uid(), 1);
     }
 
     #[test]
