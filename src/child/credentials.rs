@@ -14,7 +14,7 @@ pub(super) fn become_root() -> Result<(), Fail> {
 
 /// Groups, then the group, then the user, with the permitted set kept across it. `keep` alone stays permitted.
 pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u32]>, keep: u64) -> Result<(), Fail> {
-    own_stdio(uid, gid);
+    own_stdio(uid);
     creds::prctl(libc::PR_SET_KEEPCAPS, 1, 0).named("prctl(PR_SET_KEEPCAPS)")?;
     match groups.map(creds::setgroups) {
         None | Some(Ok(())) => {}
@@ -32,8 +32,9 @@ pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u32]>, keep: u64) -> Res
 }
 
 /// The process may reopen its own terminal or pipe: its user owns them (runc: fixStdioPermissions). `/dev/null` is
-/// everybody's, and a descriptor that can't be changed is left as it is.
-fn own_stdio(uid: u32, gid: u32) {
+/// everybody's, and a descriptor that can't be changed is left as it is. The group stays: devpts has its own for terminals.
+fn own_stdio(uid: u32) {
+    const KEEP: u32 = u32::MAX;
     for number in 0..3 {
         let fd = inherited(number);
         let Ok(stat) = path::fstat(fd) else { continue };
@@ -43,7 +44,7 @@ fn own_stdio(uid: u32, gid: u32) {
             continue;
         }
         // EINVAL: the id is not mapped. EPERM, EROFS: not ours to change. None of these harms the process.
-        let _: Result<(), Errno> = path::fchown(fd, uid, gid);
+        let _: Result<(), Errno> = path::fchown(fd, uid, KEEP);
     }
 }
 
