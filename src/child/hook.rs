@@ -7,7 +7,18 @@ use nix::errno::Errno;
 use super::{Fail, Named, State};
 use crate::plan::op::{Hook, Slot};
 use crate::sys::clone::{Cloned, clone3};
-use crate::sys::{path, process};
+use crate::sys::{SysResult, creds, path, process};
+
+/// What holds the container's own program holds its hook.
+fn confine(hook: &Hook) -> SysResult<()> {
+    if let Some(filter) = &hook.seccomp {
+        super::load(filter)?;
+    }
+    match hook.capabilities {
+        Some(sets) => creds::capset(sets),
+        None => Ok(()),
+    }
+}
 
 /// Runs one hook, with the state on its standard input and its output to the parent, for at most its time.
 pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
@@ -27,6 +38,9 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
             }
             // What the runtime's caller left open is nothing for a program of the container.
             if process::close_range(3, u32::MAX, true).is_err() {
+                process::exit(127);
+            }
+            if confine(hook).is_err() {
                 process::exit(127);
             }
             process::execve(&hook.path, &hook.args, &hook.env, None);

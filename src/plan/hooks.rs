@@ -1,10 +1,10 @@
 //! `hooks`: six lists, of which two run inside the container's namespaces.
 
-use oci_spec::runtime::{Hook as Entry, Spec};
+use oci_spec::runtime::{Hook as Entry, Process, Spec};
 use serde_json::{Map, Value, json};
 
-use super::op::{Hook, Op};
-use super::{Steps, cstring, path_cstring};
+use super::op::{Hook, Op, SeccompOp, SeccompWhen};
+use super::{Steps, capabilities, cstring, path_cstring};
 use crate::error::{Error, Result};
 use crate::sys::process::StringArray;
 
@@ -41,7 +41,7 @@ fn hook(entry: &Entry, kind: &'static str, index: usize) -> Result<Hook> {
         })?,
     };
     let env = StringArray::new(strings(entry.env().as_ref(), "env")?);
-    Ok(Hook { path, args: StringArray::new(args), env, timeout, kind, index })
+    Ok(Hook { path, args: StringArray::new(args), env, timeout, kind, index, seccomp: None, capabilities: None })
 }
 
 impl Hooks {
@@ -70,12 +70,36 @@ impl Hooks {
         self.runtime
     }
 
-    pub(super) fn inside(&self, kind: &str, child: &mut Steps) {
-        let list = if kind == "createContainer" { &self.create_container } else { &self.start_container };
-        for hook in list {
-            child.push(Op::Hook(Box::new(hook.clone())), format!("/hooks/{kind}/{}", hook.index));
-        }
+    pub(super) fn create_container(&self, child: &mut Steps) {
+        self.create_container.iter().for_each(|hook| push(hook.clone(), child));
     }
+
+    /// These are programs of the container and as confined as its own: they take the filter, which the process that starts
+    /// them loads only later, and the capabilities that are left after it. A call that the filter would send to an agent
+    /// has no listener yet, and fails with ENOSYS (seccomp(2), SECCOMP_RET_USER_NOTIF).
+    pub(super) fn start_container(
+        &self,
+        process: &Process,
+        filter: Option<&SeccompOp>,
+        child: &mut Steps,
+    ) -> Result<()> {
+        let mut filter = filter.cloned();
+        if let Some(filter) = &mut filter {
+            const LISTENER: u64 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+            filter.flags &= !(LISTENER as u32);
+        }
+        let kept = filter.as_ref().is_some_and(|filter| filter.when == SeccompWhen::WithSysAdmin);
+        let left = if kept { Some(capabilities::sets(process)?.0) } else { None };
+        for hook in &self.start_container {
+            push(Hook { seccomp: filter.clone(), capabilities: left, ..hook.clone() }, child);
+        }
+        Ok(())
+    }
+}
+
+fn push(hook: Hook, child: &mut Steps) {
+    let from = format!("/hooks/{}/{}", hook.kind, hook.index);
+    child.push(Op::Hook(Box::new(hook)), from);
 }
 
 /// The container's state as hooks read it on their standard input (runtime.md, State).

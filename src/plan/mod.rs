@@ -166,7 +166,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     if hooks.before_pivot() {
         child.push(Op::Await(Request::RuntimeHooks), "/hooks");
     }
-    hooks.inside("createContainer", &mut child);
+    hooks.create_container(&mut child);
     root::enter(has_mount_namespace, facts, options, &mut child)?;
     process::terminal(process, true, &mut child);
     root::finish(spec, has_mount_namespace, &mut child)?;
@@ -184,7 +184,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     if !options.run {
         child.push(Op::AwaitStart, "");
     }
-    hooks.inside("startContainer", &mut child);
+    hooks.start_container(process, seccomp.as_ref(), &mut child)?;
     finish(process, options.preserve_fds, seccomp, &mut child)?;
 
     Ok(Plan {

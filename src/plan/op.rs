@@ -117,6 +117,10 @@ pub struct Hook {
     pub kind: &'static str,
     /// Its place in its list, from 0.
     pub index: usize,
+    /// The container's filter, for one that runs as a program of the container.
+    pub seccomp: Option<SeccompOp>,
+    /// What is left of the capabilities once that filter is loaded.
+    pub capabilities: Option<CapSets>,
 }
 
 /// What the child asks of its parent, and waits for.
