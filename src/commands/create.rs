@@ -92,6 +92,7 @@ fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     };
     let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
     plan.warnings.extend(bundle.warnings.iter().cloned());
+    super::log::debug(global, || plan::show::as_text(&plan));
     Ok(Prepared { bundle, facts, options, plan })
 }
 

@@ -14,12 +14,12 @@ pub(super) fn failed(global: &Global, error: &anyhow::Error) {
     let line = printable(&own.map_or_else(|| format!("{error:#}"), ToString::to_string));
     match &global.log {
         Some(path) => {
-            if let Err(why) = append(path, &record(global.log_format, &line)) {
+            if let Err(why) = append(path, &record(global.log_format, "error", &line)) {
                 eprintln!("orlop: write the log {}: {why}", path.display());
             }
         }
         None if global.log_format == LogFormat::Json => {
-            eprint!("{}", record(LogFormat::Json, &line));
+            eprint!("{}", record(LogFormat::Json, "error", &line));
             return;
         }
         None => {}
@@ -30,17 +30,33 @@ pub(super) fn failed(global: &Global, error: &anyhow::Error) {
     }
 }
 
+/// With `--debug`, a record for each line of `text`, in the log or else on standard error.
+pub(super) fn debug(global: &Global, text: impl FnOnce() -> String) {
+    if !global.debug {
+        return;
+    }
+    let records = |text: &str| text.lines().map(|line| record(global.log_format, "debug", &printable(line))).collect();
+    let records: String = records(&text());
+    let Some(path) = &global.log else {
+        eprint!("{records}");
+        return;
+    };
+    if let Err(why) = append(path, &records) {
+        eprintln!("orlop: write the log {}: {why}", path.display());
+    }
+}
+
 fn append(path: &std::path::Path, record: &str) -> std::io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
     file.write_all(record.as_bytes())
 }
 
-fn record(format: LogFormat, line: &str) -> String {
+fn record(format: LogFormat, level: &str, line: &str) -> String {
     let time = crate::state::now();
     match format {
-        LogFormat::Json => format!("{}\n", serde_json::json!({ "level": "error", "msg": line, "time": time })),
-        LogFormat::Text => format!("time=\"{time}\" level=error msg={line:?}\n"),
+        LogFormat::Json => format!("{}\n", serde_json::json!({ "level": level, "msg": line, "time": time })),
+        LogFormat::Text => format!("time=\"{time}\" level={level} msg={line:?}\n"),
     }
 }
 

@@ -37,7 +37,7 @@ struct Cli {
 /// Options that every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// Say more on standard error
+    /// Log each operation of the container's plan, too
     #[arg(long, global = true)]
     debug: bool,
     /// Write the error record to this file as well
@@ -180,9 +180,10 @@ fn dispatch(command: Command, global: &Global) -> anyhow::Result<i32> {
     }
 }
 
-/// The shape that go-runc parses: `runc version <version>`, then a `spec: ` line.
+/// The shape that go-runc and Docker parse: `runc version <version>`, then lines that begin with `commit: ` and `spec: `.
 fn print_version() {
     println!("runc version {} (orlop)", env!("CARGO_PKG_VERSION"));
+    println!("commit: {}", option_env!("ORLOP_COMMIT").unwrap_or("unknown"));
     println!("spec: {}", crate::spec::OCI_VERSION);
 }
 
