@@ -14,7 +14,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -131,21 +131,18 @@ impl Store {
     }
 
     /// Makes the directory of a new container, and holds its lock. What a create that died has left there is handed to
-    /// `clean` first.
+    /// `clean` first, which removes the directory.
+    ///
+    /// Of several at once exactly one gets the id: whoever finds a directory without a container removes it only under
+    /// its lock, and whoever made it has lost it then.
     pub fn create(&self, id: &str, clean: impl Fn(&Dir) -> Result<()>) -> Result<Dir> {
         let path = self.root.join(id);
-        for attempt in 0..2 {
+        for last in [false, true] {
             match std::fs::DirBuilder::new().mode(0o711).create(&path) {
-                Ok(()) => return Dir::open(path)?.lock(),
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) && attempt == 0 => self.make_root()?,
-                Err(error) if error.raw_os_error() == Some(libc::EEXIST) && attempt == 0 => {
-                    let dir = self.open(id)?;
-                    if !dir.abandoned()? {
-                        return Err(Error::new(format!("container with id exists: {id}"))
-                            .hint(format!("orlop delete {id}, or choose another id")));
-                    }
-                    clean(&dir)?;
-                }
+                Ok(()) => return claim(path, id),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) && !last => self.make_root()?,
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !last => clear(&path, id, &clean)?,
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => return Err(exists(id)),
                 Err(error) => {
                     return Err(Error::new(format!("make the state directory {}", path.display()))
                         .call("mkdir", io(&error))
@@ -153,7 +150,7 @@ impl Store {
                 }
             }
         }
-        Err(Error::new(format!("container with id exists: {id}")))
+        Err(exists(id))
     }
 
     fn make_root(&self) -> Result<()> {
@@ -193,6 +190,39 @@ impl Store {
     }
 }
 
+fn exists(id: &str) -> Error {
+    Error::new(format!("container with id exists: {id}")).hint(format!("orlop delete {id}, or choose another id"))
+}
+
+fn is_gone(error: &Error) -> bool {
+    matches!(error.errno, Some(Errno::ENOENT | Errno::ENOTDIR))
+}
+
+/// Locks the directory that was just made. It is lost when another has it already, having taken it for a dead one's;
+/// what has come in its place may be used as long as it is empty.
+fn claim(path: PathBuf, id: &str) -> Result<Dir> {
+    match Dir::open(path).and_then(Dir::try_lock) {
+        Ok(Some(dir)) if !dir.has(c"state.json") => Ok(dir),
+        Ok(_) => Err(exists(id)),
+        Err(error) if is_gone(&error) => Err(exists(id)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what a create that died has left at `path`; an error when that is a container, or is becoming one.
+fn clear(path: &Path, id: &str, clean: impl Fn(&Dir) -> Result<()>) -> Result<()> {
+    let dir = match Dir::open(path.to_owned()) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        other => other?,
+    };
+    match dir.try_lock() {
+        Ok(Some(dir)) if dir.unfinished() => clean(&dir),
+        Ok(_) => Err(exists(id)),
+        Err(error) if is_gone(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 impl Dir {
     fn open(path: PathBuf) -> Result<Self> {
         use std::os::unix::ffi::OsStrExt;
@@ -208,21 +238,42 @@ impl Dir {
     }
 
     /// Takes the lock that every command holds while it changes the container; waits for at most ten seconds.
+    ///
+    /// # Errors
+    /// Another command holds it; the container was removed meanwhile.
     pub fn lock(mut self) -> Result<Self> {
-        let copy = self.fd.try_clone().map_err(|error| Error::new("lock the state").call("fcntl", io(&error)))?;
-        let mut file = File::from(copy);
         for _ in 0..1000 {
-            match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => {
-                    self.lock = Some(lock);
-                    return Ok(self);
-                }
-                Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => file = back,
-                Err((_, errno)) => return Err(Error::new("lock the state").call("flock", errno)),
+            if self.take_lock()? {
+                return Ok(self);
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         Err(Error::new(format!("another command has held {} for ten seconds", self.path.display())))
+    }
+
+    /// The same without waiting: None when another command holds the lock.
+    fn try_lock(mut self) -> Result<Option<Self>> {
+        Ok(if self.take_lock()? { Some(self) } else { None })
+    }
+
+    /// Takes the lock if it is free. A directory that has been removed, or replaced by that of a new container, is not
+    /// taken: its lock protects nothing.
+    fn take_lock(&mut self) -> Result<bool> {
+        let failed = |call: &str, errno| Error::new("lock the state").call(call, errno);
+        let copy = self.fd.try_clone().map_err(|error| failed("fcntl", io(&error)))?;
+        match nix::fcntl::Flock::lock(File::from(copy), nix::fcntl::FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => self.lock = Some(lock),
+            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
+            Err((_, errno)) => return Err(failed("flock", errno)),
+        }
+        let ours = sys::fstat(self.fd()).map_err(|errno| failed("fstat", errno))?;
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (ours.st_dev, ours.st_ino) => Ok(true),
+            _ => {
+                let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+                Err(Error { errno: Some(Errno::ENOENT), ..Error::new(format!("container does not exist: {name}")) })
+            }
+        }
     }
 
     /// Lets go of the lock: other commands may change the container.
@@ -231,11 +282,9 @@ impl Dir {
         self
     }
 
-    /// A create began here and its runtime is gone: nobody holds the lock, and no container was finished.
-    fn abandoned(&self) -> Result<bool> {
-        let copy = self.fd.try_clone().map_err(|error| Error::new("lock the state").call("fcntl", io(&error)))?;
-        let free = nix::fcntl::Flock::lock(File::from(copy), nix::fcntl::FlockArg::LockExclusiveNonblock).is_ok();
-        Ok(free && self.read().map_or_else(|_| !self.has(c"state.json"), |state| state.creating))
+    /// No create has come to its end here. Under the lock this means that its runtime is gone.
+    fn unfinished(&self) -> bool {
+        self.read().map_or_else(|_| !self.has(c"state.json"), |state| state.creating)
     }
 
     /// Where it is.
@@ -246,6 +295,11 @@ impl Dir {
     /// Its descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The numbers of every descriptor that holds the lock, -1 for none.
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.fd.as_raw_fd(), self.lock.as_ref().map_or(-1, |lock| lock.as_raw_fd())]
     }
 
     /// Is there a file of this name?
@@ -287,7 +341,15 @@ impl Dir {
 
     /// state.json.
     pub fn read(&self) -> Result<State> {
-        let bytes = self.read_file("state.json")?;
+        let bytes = self.read_file("state.json").map_err(|error| match error.errno {
+            // A create has just begun, or one died in its first steps.
+            Some(Errno::ENOENT) => {
+                let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+                Error::new(format!("container does not exist: {name}"))
+                    .hint("its directory is there and empty: orlop delete --force removes it")
+            }
+            _ => error,
+        })?;
         let state: State = serde_json::from_slice(&bytes).map_err(|error| {
             Error::new(format!("{} is damaged: {error}", self.path.join("state.json").display()))
                 .hint("orlop delete --force removes what is left of the container")

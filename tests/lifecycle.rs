@@ -2,10 +2,437 @@
 
 mod common;
 
-use common::Bundle;
+use std::fs;
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use common::{Bundle, alive, begin, outcome, proc_status, value, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 #[test]
 fn run_returns_the_programs_exit_status_and_output() {
     let outcome = Bundle::script("echo out; echo err >&2; exit 42").run();
     assert_eq!((outcome.code, outcome.stdout().as_str(), outcome.stderr().as_str()), (Some(42), "out\n", "err\n"));
+}
+
+#[test]
+fn run_returns_128_and_the_signal_of_a_killed_program() {
+    // process 1 of a pid namespace ignores signals that come from inside
+    let bundle = Bundle::sleeper();
+    let running = begin(bundle.making("run", &[]));
+    bundle.await_status("running");
+    bundle.on("kill", &["KILL"]).well();
+    assert_eq!(running.end().code, Some(128 + 9));
+}
+
+#[test]
+fn run_leaves_nothing_and_keep_leaves_a_stopped_container() {
+    let bundle = Bundle::new();
+    bundle.run().well();
+    assert!(!bundle.state_dir().exists());
+    bundle.run_with(&["--keep"]).well();
+    assert_eq!(bundle.status(), "stopped");
+}
+
+#[test]
+fn run_passes_standard_input_on() {
+    let bundle = Bundle::new().args(&["cat"]);
+    let mut command = bundle.making("run", &[]);
+    let (reader, mut writer) = std::io::pipe().expect("pipe");
+    command.stdin(reader);
+    let running = begin(command);
+    writer.write_all(b"through\n").expect("write");
+    drop(writer);
+    let outcome = running.end();
+    // the command above holds no reader once it is dropped, so cat saw the end of the pipe
+    assert_eq!(outcome.well(), "through");
+}
+
+#[test]
+fn create_leaves_the_program_waiting_and_start_runs_it() {
+    let bundle = Bundle::script("echo started; exec sleep 1000");
+    let output = bundle.create();
+    let pid = bundle.pid();
+    assert_eq!(bundle.status(), "created");
+    assert!(bundle.state_dir().join("exec.fifo").exists());
+    let program = || fs::read_link(format!("/proc/{pid}/exe")).expect("exe");
+    assert_eq!(program(), fs::canonicalize(common::ORLOP).expect("orlop"));
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(output.stdout(), "");
+    bundle.start();
+    assert_eq!(program().file_name().expect("a name"), "busybox");
+    assert_eq!(bundle.status(), "running");
+    assert!(!bundle.state_dir().join("exec.fifo").exists());
+    wait(|| output.stdout() == "started\n");
+    assert_eq!(bundle.pid(), pid);
+}
+
+#[test]
+fn a_container_is_started_once() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    bundle.on("start", &[]).fails("cannot start an already running container");
+    bundle.on("kill", &["KILL"]).well();
+    bundle.await_status("stopped");
+    bundle.on("start", &[]).fails("cannot start a container that has stopped");
+}
+
+#[test]
+fn state_has_runcs_fields() {
+    let bundle = Bundle::sleeper().edit(|config| config["annotations"] = json!({"org.example.b": "2", "a": "1"}));
+    bundle.up();
+    let state = bundle.state();
+    assert_eq!(state["ociVersion"], bundle.config["ociVersion"]);
+    assert_eq!(state["id"], bundle.id);
+    assert_eq!(state["status"], "running");
+    assert_eq!(state["bundle"], bundle.dir.to_str().unwrap());
+    assert_eq!(state["rootfs"], bundle.rootfs("").to_str().unwrap().trim_end_matches('/'));
+    assert_eq!(state["annotations"], json!({"a": "1", "org.example.b": "2"}));
+    assert_eq!(state["owner"], "");
+    let created = state["created"].as_str().expect("a time");
+    assert!(created.ends_with('Z') && created.as_bytes()[10] == b'T', "{created}");
+    // the process that the kernel has under this number is in a pid namespace in which it is 1
+    let pid = state["pid"].as_u64().expect("a pid") as u32;
+    assert_eq!(proc_status(pid, "NSpid").split_whitespace().last(), Some("1"));
+}
+
+#[test]
+fn a_stopped_container_has_no_pid() {
+    let bundle = Bundle::new();
+    bundle.up();
+    bundle.await_status("stopped");
+    assert_eq!(bundle.state()["pid"], 0);
+}
+
+#[test]
+fn list_shows_what_there_is_in_each_form() {
+    let bundle = Bundle::sleeper();
+    assert_eq!(outcome(bundle.command(&["list", "--format", "json"])).well(), "null");
+    bundle.up();
+    let pid = bundle.pid().to_string();
+    let table = outcome(bundle.command(&["list"])).well();
+    let (title, line) = table.split_once('\n').expect("two lines");
+    assert_eq!(title.split_whitespace().collect::<Vec<_>>(), ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
+    let cells: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(&cells[..4], [&bundle.id, &pid, "running", bundle.dir.to_str().unwrap()]);
+    assert_eq!(cells[5], "root");
+    assert_eq!(outcome(bundle.command(&["list", "-q"])).well(), bundle.id);
+    let all: Value = serde_json::from_str(&outcome(bundle.command(&["list", "-f", "json"])).well()).expect("JSON");
+    assert_eq!(all[0]["id"], bundle.id);
+    assert_eq!(all[0]["pid"], bundle.pid());
+}
+
+#[test]
+fn kill_takes_names_numbers_and_real_time_signals() {
+    let bundle =
+        Bundle::script("for s in 10 12 15 36 64; do trap \"exit $s\" $s; done; echo up; while :; do sleep 0.02; done");
+    for (signal, code) in [("TERM", 15), ("SIGUSR1", 10), ("12", 12), ("usr2", 12), ("RTMIN+2", 36), ("SIGRTMAX", 64)] {
+        let running = begin(bundle.making("run", &[]));
+        wait(|| running.stdout() == "up\n");
+        bundle.on("kill", &[signal]).well();
+        assert_eq!(running.end().code, Some(code), "{signal}");
+    }
+}
+
+#[test]
+fn kill_all_reaches_every_process() {
+    let bundle = Bundle::script("trap : TERM; sleep 1000 & sleep 1000 & echo up; while :; do wait; done")
+        .edit(|config| config["linux"]["cgroupsPath"] = json!("/orlop-test-kill-all"));
+    let output = bundle.up();
+    wait(|| output.stdout() == "up\n");
+    let cgroup = bundle.cgroup();
+    let count = || value(cgroup.join("cgroup.procs")).expect("cgroup.procs").lines().count();
+    wait(|| count() == 3);
+    // init has a handler and reaps the others
+    bundle.on("kill", &["--all", "TERM"]).well();
+    wait(|| count() == 1);
+    bundle.on("kill", &["--all", "KILL"]).well();
+    bundle.await_status("stopped");
+    assert_eq!(count(), 0);
+}
+
+#[test]
+fn a_stopped_container_takes_no_signal() {
+    let bundle = Bundle::new();
+    bundle.up();
+    bundle.await_status("stopped");
+    bundle.on("kill", &["TERM"]).fails("container not running");
+}
+
+#[test]
+fn delete_refuses_a_running_container_but_by_force() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let (pid, cgroup) = (bundle.pid(), bundle.cgroup());
+    bundle.on("delete", &[]).fails("that is not stopped: running");
+    assert!(alive(pid) && cgroup.exists());
+    bundle.on("delete", &["--force"]).well();
+    assert!(!alive(pid) && !cgroup.exists() && !bundle.state_dir().exists());
+}
+
+#[test]
+fn delete_ends_a_created_container() {
+    let bundle = Bundle::new();
+    bundle.create();
+    let pid = bundle.pid();
+    bundle.on("delete", &[]).well();
+    assert!(!alive(pid) && !bundle.state_dir().exists());
+}
+
+#[test]
+fn an_unknown_id_is_an_error_for_all_but_forced_delete() {
+    let bundle = Bundle::new();
+    for verb in ["start", "state", "kill", "delete"] {
+        bundle.on(verb, &[]).fails("container does not exist");
+    }
+    assert_eq!(bundle.on("exec", &["true"]).code, Some(255));
+    bundle.on("delete", &["--force"]).well();
+}
+
+#[test]
+fn an_id_is_taken_until_it_is_deleted() {
+    let bundle = Bundle::sleeper();
+    bundle.create();
+    let pid = bundle.pid();
+    outcome(bundle.making("create", &[])).fails("container with id exists");
+    assert!(alive(pid) && bundle.status() == "created");
+    bundle.on("delete", &["--force"]).well();
+    bundle.create();
+}
+
+#[test]
+fn options_come_before_or_after_the_id() {
+    let bundle = Bundle::sleeper();
+    let pid_file = bundle.dir.join("pid");
+    let mut command = bundle.command(&["run", &bundle.id, "-d", "--pid-file"]);
+    command.arg(&pid_file).arg("--bundle").arg(&bundle.dir);
+    outcome(command).well();
+    assert_eq!(value(pid_file).expect("the pid file"), bundle.pid().to_string());
+}
+
+#[test]
+fn long_options_with_one_dash_and_repeated_global_ones_are_taken() {
+    let bundle = Bundle::sleeper();
+    let mut command = Command::new(common::ORLOP);
+    command.args(["--root", "/nonexistent", "-root"]).arg(&bundle.store);
+    command.args(["run", "-detach", "-no-subreaper", "-bundle"]).arg(&bundle.dir).arg(&bundle.id);
+    outcome(command).well();
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn the_log_gets_exactly_one_json_object() {
+    let bundle = Bundle::new().args(&["/nonexistent"]);
+    let log = bundle.dir.join("log.json");
+    let mut command = bundle.command(&["--log-format", "json", "--log"]);
+    command.arg(&log).args(["run", "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
+    let failed = outcome(command);
+    failed.fails("/nonexistent");
+    let text = value(&log).expect("the log");
+    let record: Value = serde_json::from_str(&text).expect("one object");
+    assert_eq!(record["level"], "error");
+    assert!(record["msg"].as_str().is_some_and(|msg| msg.contains("/nonexistent")), "{record}");
+    assert!(record["time"].is_string());
+}
+
+#[test]
+fn detached_run_returns_while_the_program_runs() {
+    let bundle = Bundle::script("while ! [ -e /go ]; do sleep 0.01; done; echo went");
+    let output = bundle.run_with(&["-d"]);
+    output.well();
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(proc_status(bundle.pid(), "State").chars().next().map(|state| "SR".contains(state)), Some(true));
+    fs::write(bundle.rootfs("go"), "").expect("go");
+    wait(|| output.stdout() == "went\n");
+    bundle.await_status("stopped");
+}
+
+#[test]
+fn the_pid_file_holds_digits_only() {
+    let bundle = Bundle::sleeper();
+    let pid_file = bundle.dir.join("pid");
+    fs::write(&pid_file, "what was there before, and longer than a number").expect("pid file");
+    outcome(bundle.making("create", &["--pid-file", pid_file.to_str().unwrap()])).well();
+    assert_eq!(fs::read(&pid_file).expect("the pid file"), bundle.pid().to_string().into_bytes());
+}
+
+#[test]
+fn a_pid_file_that_cant_be_written_leaves_no_container() {
+    let bundle = Bundle::sleeper();
+    for verb in ["create", "run"] {
+        outcome(bundle.making(verb, &["--pid-file", "/nonexistent/pid"])).fails("no such file or directory");
+        assert!(!bundle.state_dir().exists(), "{verb}");
+    }
+}
+
+/// `orlop run` with the descriptors 3, 4, 5, 9 open.
+fn run_with_descriptors(bundle: &Bundle, args: &str) -> common::Outcome {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!(
+        "exec 3</etc/passwd 4</etc/group 5</etc/hostname 9</etc/fstab; exec '{}' --root '{}' run {args} --bundle '{}' {}",
+        common::ORLOP,
+        bundle.store.display(),
+        bundle.dir.display(),
+        bundle.id
+    ));
+    command.stdin(std::process::Stdio::null());
+    outcome(command)
+}
+
+/// The descriptors of the shell itself; ls would have its own.
+const DESCRIPTORS: &str = "for f in /proc/$$/fd/*; do echo ${f##*/}; done";
+
+#[test]
+fn no_descriptor_but_the_standard_ones_gets_inside() {
+    let said = run_with_descriptors(&Bundle::script(DESCRIPTORS), "").well();
+    let mut fds: Vec<_> = said.lines().collect();
+    fds.sort_unstable();
+    // busybox reads the directory by a descriptor of its own, the lowest that is free
+    assert_eq!(fds, ["0", "1", "2", "3"]);
+}
+
+#[test]
+fn preserved_descriptors_are_exactly_those_asked_for() {
+    let bundle = Bundle::script(
+        "head -1 <&3 | cut -c1-5; [ -e /proc/self/fd/4 ] && echo four; readlink /proc/$$/fd/5; readlink /proc/$$/fd/9; :",
+    );
+    let said = run_with_descriptors(&bundle, "--preserve-fds 2").well();
+    assert_eq!(said, "root:\nfour");
+    run_with_descriptors(&bundle, "--preserve-fds 4").fails("unable to stat preserved-fd");
+}
+
+#[test]
+fn created_containers_hold_no_descriptor_of_the_host_after_start() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let dir = fs::read_dir(format!("/proc/{}/fd", bundle.pid())).expect("fd");
+    let mut fds: Vec<_> = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    fds.sort();
+    assert_eq!(fds, ["0", "1", "2"]);
+}
+
+/// Receives one descriptor from the first connection to a console socket.
+fn master(listener: &UnixListener) -> fs::File {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let (stream, _) = listener.accept().expect("accept");
+    let mut name = [0u8; 256];
+    let mut iov = [IoSliceMut::new(&mut name)];
+    let mut space = nix::cmsg_space!([i32; 2]);
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).expect("recvmsg");
+    let fds = message.cmsgs().expect("control").find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let fds = fds.expect("a descriptor");
+    assert_eq!(fds.len(), 1);
+    owned(fds[0]).into()
+}
+
+/// A descriptor that recvmsg has just made.
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: nobody else has its number.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn read_until(file: &mut fs::File, end: &str) -> String {
+    let mut text = String::new();
+    let mut byte = [0u8; 64];
+    while !text.contains(end) {
+        match file.read(&mut byte) {
+            Ok(length) if length > 0 => text.push_str(&String::from_utf8_lossy(&byte[..length])),
+            other => panic!("{other:?} after {text:?}"),
+        }
+    }
+    text
+}
+
+#[test]
+fn the_console_socket_gets_a_working_master() {
+    let bundle = Bundle::script(
+        "tty; stty size; readlink /dev/console; ls -l /dev/console | cut -c1; read line; echo got $line",
+    )
+    .edit(|config| {
+        config["process"]["terminal"] = json!(true);
+        config["process"]["consoleSize"] = json!({"height": 33, "width": 101});
+    });
+    let socket = bundle.dir.join("console.sock");
+    let listener = UnixListener::bind(&socket).expect("bind");
+    outcome(bundle.making("run", &["-d", "--console-socket", socket.to_str().unwrap()])).well();
+    let mut master = master(&listener);
+    let said = read_until(&mut master, "c\r\n");
+    assert!(said.starts_with("/dev/pts/0\r\n33 101\r\n"), "{said:?}");
+    master.write_all(b"hello\n").expect("write");
+    let said = read_until(&mut master, "got hello");
+    assert!(said.contains("hello\r\n"), "echoed by the line discipline: {said:?}");
+}
+
+#[test]
+fn a_terminal_needs_a_console_socket_when_detached() {
+    let bundle = Bundle::new().edit(|config| config["process"]["terminal"] = json!(true));
+    outcome(bundle.making("create", &[])).fails("without setting console socket");
+    assert!(!bundle.state_dir().exists());
+    let plain = Bundle::new();
+    plain.run_with(&["--console-socket", "/nonexistent"]).fails("console socket");
+}
+
+#[test]
+fn a_foreground_terminal_is_relayed() {
+    let bundle = Bundle::script("tty; stty size; exit 5").edit(|config| config["process"]["terminal"] = json!(true));
+    let mut command = Command::new("script");
+    let line = format!(
+        "stty rows 21 cols 66; '{}' --root '{}' run --bundle '{}' {}",
+        common::ORLOP,
+        bundle.store.display(),
+        bundle.dir.display(),
+        bundle.id
+    );
+    command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null());
+    let outcome = outcome(command);
+    assert_eq!(outcome.code, Some(5), "{}", outcome.stdout());
+    // script passes the end of its own input on, which the terminal shows in between
+    let said = outcome.stdout();
+    assert!(said.contains("/dev/pts/0\r\n") && said.contains("21 66\r\n"), "{said:?}");
+}
+
+#[test]
+fn run_forwards_signals() {
+    let bundle = Bundle::script("trap 'exit 33' TERM; echo up; while :; do sleep 0.02; done");
+    let running = begin(bundle.making("run", &[]));
+    wait(|| running.stdout() == "up\n");
+    kill(Pid::from_raw(running.child.id() as i32), Signal::SIGTERM).expect("kill");
+    assert_eq!(running.end().code, Some(33));
+}
+
+#[test]
+fn version_has_the_shape_that_go_runc_parses() {
+    let mut command = Command::new(common::ORLOP);
+    command.arg("--version");
+    let said = outcome(command).well();
+    assert!(said.starts_with("runc version "), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("spec: 1.")), "{said}");
+}
+
+#[test]
+fn spec_writes_a_config_that_runs_and_overwrites_none() {
+    let bundle = Bundle::new();
+    let config = bundle.dir.join("config.json");
+    let mut command = bundle.command(&["spec", "--bundle"]);
+    command.arg(&bundle.dir);
+    outcome(command).fails("config.json");
+    fs::remove_file(&config).expect("remove");
+    let mut command = bundle.command(&["spec", "--bundle"]);
+    command.arg(&bundle.dir);
+    outcome(command).well();
+    let mut written: Value = serde_json::from_slice(&fs::read(&config).expect("config.json")).expect("JSON");
+    assert_eq!(written["process"]["args"], json!(["sh"]));
+    written["process"]["terminal"] = json!(false);
+    fs::write(&config, written.to_string()).expect("write");
+    bundle.run().well();
 }

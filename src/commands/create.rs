@@ -229,8 +229,11 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let status = console
         .terminal()
         .and_then(|terminal| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, terminal));
-    if !args.keep {
-        super::delete::remove(&dir.lock()?, &state, Some(&prepared.bundle.spec))?;
+    match dir.lock() {
+        _ if args.keep => {}
+        // Another has deleted it, which does not change how its program ended.
+        Err(error) if error.message.contains("does not exist") => {}
+        locked => super::delete::remove(&locked?, &state, Some(&prepared.bundle.spec))?,
     }
     Ok(status?)
 }

@@ -21,9 +21,9 @@ pub(super) struct DeleteArgs {
 }
 
 pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
-    let dir = match global.store().open(&args.id) {
+    let dir = match global.store().open(&args.id).and_then(Dir::lock) {
         Err(error) if args.force && error.message.contains("does not exist") => return Ok(0),
-        other => other?.lock()?,
+        other => other?,
     };
     let state = match dir.read() {
         Ok(state) => state,

@@ -115,6 +115,7 @@ fn attempt(
     }
     .map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
     let opened = Opened::new(plan, dir, options, &mut slots)?;
+    slots.keep_from_child(dir.descriptors());
     if let Some(console) = console {
         slots.set(Slot::Console, console.as_fd());
     }

@@ -36,11 +36,12 @@ pub struct Spawned {
 #[derive(Debug, Clone)]
 pub struct Slots {
     fds: [RawFd; SLOTS],
+    parents: [RawFd; 2],
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { fds: [-1; SLOTS] }
+        Self { fds: [-1; SLOTS], parents: [-1; 2] }
     }
 }
 
@@ -48,6 +49,12 @@ impl Slots {
     /// Puts a descriptor into a slot.
     pub fn set(&mut self, slot: Slot, fd: BorrowedFd<'_>) {
         self.fds[slot as usize] = fd.as_raw_fd();
+    }
+
+    /// Names descriptors that stay the parent's alone: the child closes them first. A flock(2) belongs to all that share
+    /// its open file, so a child that waits for `start` would hold on to the lock of a runtime that was killed.
+    pub fn keep_from_child(&mut self, fds: [RawFd; 2]) {
+        self.parents = fds;
     }
 
     /// Puts a namespace into the slot of its place among those that are joined.
@@ -78,6 +85,12 @@ pub fn spawn(
         Cloned::Parent(pid, pidfd) => (pid, pidfd),
         Cloned::Child => {
             crate::sys::after_clone();
+            // With a copy of it the child would never see the end of file that a killed runtime leaves.
+            drop(ours);
+            for fd in slots.parents.into_iter().filter(|fd| *fd >= 0) {
+                // It fails only for a number that is not open.
+                let _ = crate::sys::process::close_range(fd as u32, fd as u32, false);
+            }
             in_child(plan, staged, &inherited)
         }
     };

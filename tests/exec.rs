@@ -1,0 +1,260 @@
+//! One more process in a container: where it is, and what it may.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Bundle, alive, outcome, proc_status, value, wait};
+use serde_json::{Value, json};
+
+fn up() -> Bundle {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    bundle
+}
+
+#[test]
+fn it_returns_the_programs_exit_status() {
+    let bundle = up();
+    assert_eq!(bundle.on("exec", &["sh", "-c", "echo o; echo e >&2; exit 7"]).code, Some(7));
+    assert_eq!(bundle.on("exec", &["sh", "-c", "kill -9 $$"]).code, Some(137));
+}
+
+#[test]
+fn its_own_failures_are_255() {
+    let bundle = up();
+    let failed = bundle.on("exec", &["nonexistent"]);
+    failed.fails("executable file not found in $PATH");
+    assert_eq!(failed.code, Some(255));
+    assert_eq!(bundle.on("exec", &["--cwd", "/nonexistent", "true"]).code, Some(255));
+    assert_eq!(bundle.on("exec", &[]).code, Some(255));
+}
+
+#[test]
+fn it_joins_every_namespace_of_the_container() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.push(json!({"type": "user"}));
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+        }
+    });
+    bundle.up();
+    let pid = bundle.pid();
+    for kind in ["pid", "net", "ipc", "uts", "mnt", "cgroup", "user"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("a namespace");
+        let inside = bundle.inside(&format!("readlink /proc/self/ns/{kind}"));
+        assert_eq!(inside, of(&pid.to_string()).to_str().unwrap(), "{kind}");
+        assert_ne!(of("self"), of(&pid.to_string()), "{kind}: the container has its own");
+    }
+    assert_eq!(bundle.inside("id -u"), "0");
+}
+
+#[test]
+fn it_is_in_the_containers_cgroup() {
+    let bundle = up();
+    let pid_file = bundle.dir.join("pid");
+    bundle.on("exec", &["-d", "--pid-file", pid_file.to_str().unwrap(), "sleep", "1000"]).well();
+    let pid: u32 = value(pid_file).expect("the pid file").parse().expect("digits only");
+    assert_eq!(common::cgroup_of(pid), bundle.cgroup());
+    assert_eq!(proc_status(pid, "Name"), "sleep");
+    let inside: u32 = proc_status(pid, "NSpid").split_whitespace().last().unwrap().parse().unwrap();
+    assert!(inside > 1, "in the container's pid namespace");
+    bundle.on("delete", &["--force"]).well();
+    assert!(!alive(pid), "it ends with the container");
+}
+
+#[test]
+fn cwd_env_and_user_are_what_the_command_line_says() {
+    let bundle = up();
+    let args = ["--cwd", "/tmp", "-e", "A=b c", "--env", "D=", "-u", "7:8", "-g", "9", "sh", "-c"];
+    let script = "pwd; echo \"$A,${D-unset},$PATH\"; id -u; id -g; grep Groups /proc/self/status | xargs";
+    let said = bundle.on("exec", &[&args[..], &[script]].concat()).well();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0], "/tmp");
+    assert!(lines[1].starts_with("b c,,/usr/local/sbin:"), "{said}");
+    assert_eq!(&lines[2..4], ["7", "8"]);
+    assert_eq!(lines[4].split_whitespace().collect::<Vec<_>>(), ["Groups:", "9"]);
+}
+
+#[test]
+fn a_user_is_never_looked_up_by_name() {
+    let bundle = up();
+    fs::write(bundle.rootfs("etc/passwd"), "evil:x:0:0::/:/bin/sh\n").expect("passwd");
+    assert_eq!(bundle.on("exec", &["-u", "evil", "id"]).code, Some(255));
+}
+
+fn capabilities(of: &str) -> Vec<u64> {
+    let sets = of.lines().filter(|line| line.starts_with("Cap"));
+    sets.map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()).collect()
+}
+
+#[test]
+fn added_capabilities_are_never_inheritable_nor_ambient() {
+    let bundle = up();
+    let plain = capabilities(&bundle.inside("cat /proc/self/status"));
+    let more = capabilities(&bundle.on("exec", &["-c", "CAP_NET_RAW", "cat", "/proc/self/status"]).well());
+    let own = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).expect("status");
+    assert_eq!(plain, capabilities(&own), "without -c as the container's init");
+    const NET_RAW: u64 = 1 << 13;
+    // inheritable, permitted, effective, bounding, ambient
+    assert_eq!(more, [0, plain[1] | NET_RAW, plain[2] | NET_RAW, plain[3] | NET_RAW, 0]);
+}
+
+#[test]
+fn it_has_inits_seccomp_filter_and_no_new_privs() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 84}]});
+    });
+    bundle.up();
+    let said = bundle.inside("grep -E 'Seccomp:|NoNewPrivs' /proc/self/status; mkdir /tmp/x; echo $?");
+    let mut lines = said.lines().map(|line| line.split_whitespace().last().unwrap());
+    assert_eq!([lines.next(), lines.next()], [Some("1"), Some("2")], "{said}");
+    assert_ne!(lines.next(), Some("0"));
+    assert!(!bundle.rootfs("tmp/x").exists());
+    assert_eq!(proc_status(bundle.pid(), "Seccomp"), "2");
+}
+
+#[test]
+fn it_has_inits_limits_and_oom_score() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 66},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+        config["process"]["oomScoreAdj"] = json!(123);
+    });
+    bundle.up();
+    assert_eq!(bundle.inside("ulimit -Sn; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj"), "55\n66\n0\n123");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", bundle.pid())).expect("limits");
+    assert!(limits.lines().any(|line| line.split_whitespace().eq(["Max", "open", "files", "55", "66", "files"])));
+}
+
+#[test]
+fn a_terminal_is_one_of_the_containers() {
+    let bundle = up();
+    let line = format!(
+        "'{}' --root '{}' exec -t {} sh -c 'tty; [ -t 0 ] && echo tty; exit 9'",
+        common::ORLOP,
+        bundle.store.display(),
+        bundle.id
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null());
+    let said = outcome(command);
+    assert_eq!(said.code, Some(9), "{}", said.stdout());
+    assert!(said.stdout().contains("/dev/pts/0\r\ntty\r\n"), "{:?}", said.stdout());
+}
+
+#[test]
+fn a_process_file_says_all() {
+    let bundle = up();
+    let mut process: Value = bundle.config["process"].clone();
+    process["args"] = json!(["sh", "-c", "pwd; id -u; echo $X; grep CapEff /proc/self/status | xargs; ulimit -n"]);
+    process["cwd"] = json!("/tmp");
+    process["user"] = json!({"uid": 5, "gid": 5});
+    process["env"] = json!(["PATH=/bin", "X=y"]);
+    process["capabilities"] = json!({});
+    process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 44, "hard": 44}]);
+    let file = bundle.dir.join("process.json");
+    fs::write(&file, process.to_string()).expect("process.json");
+    let mut command = bundle.command(&["exec", "--process"]);
+    command.arg(&file).arg(&bundle.id);
+    assert_eq!(outcome(command).well(), "/tmp\n5\ny\nCapEff: 0000000000000000\n44");
+}
+
+#[test]
+fn a_wrong_process_file_is_refused_in_place() {
+    let bundle = up();
+    let file = bundle.dir.join("process.json");
+    for (process, place) in [
+        (json!({"args": ["true"], "cwd": "relative", "user": {"uid": 0, "gid": 0}}), "/cwd"),
+        (json!({"args": [], "cwd": "/", "user": {"uid": 0, "gid": 0}}), "/args"),
+        (json!({"args": ["true"], "cwd": "/", "user": {"uid": "zero", "gid": 0}}), "/user/uid"),
+    ] {
+        fs::write(&file, process.to_string()).expect("process.json");
+        let failed = bundle.on("exec", &["-p", file.to_str().unwrap()]);
+        failed.fails(place);
+        assert_eq!(failed.code, Some(255));
+    }
+}
+
+#[test]
+fn a_stopped_container_is_not_entered() {
+    let bundle = Bundle::new();
+    bundle.up();
+    bundle.await_status("stopped");
+    let failed = bundle.on("exec", &["true"]);
+    failed.fails("cannot exec in a stopped container");
+    assert_eq!(failed.code, Some(255));
+}
+
+#[test]
+fn a_paused_container_is_entered_only_when_asked() {
+    let bundle = up();
+    let freeze = bundle.cgroup().join("cgroup.freeze");
+    fs::write(&freeze, "1").expect("freeze");
+    bundle.await_status("paused");
+    bundle.on("exec", &["true"]).fails("cannot exec in a paused container");
+    let waiting = common::begin({
+        let mut command = bundle.command(&["exec", "--ignore-paused", &bundle.id]);
+        command.args(["echo", "thawed"]);
+        command
+    });
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!(waiting.stdout(), "");
+    fs::write(&freeze, "0").expect("thaw");
+    assert_eq!(waiting.end().well(), "thawed");
+}
+
+#[test]
+fn sigkill_ends_a_paused_container() {
+    let bundle = up();
+    fs::write(bundle.cgroup().join("cgroup.freeze"), "1").expect("freeze");
+    bundle.await_status("paused");
+    bundle.on("kill", &["KILL"]).well();
+    bundle.await_status("stopped");
+}
+
+#[test]
+fn a_created_container_is_entered_before_its_start() {
+    let bundle = Bundle::sleeper();
+    bundle.create();
+    assert_eq!(bundle.inside("echo in"), "in");
+    assert_eq!(bundle.status(), "created");
+}
+
+#[test]
+fn it_goes_to_inits_cgroup_when_controllers_are_handed_out_inside() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let cgroup = bundle.cgroup();
+    let inner = cgroup.join("inner");
+    fs::create_dir(&inner).expect("a cgroup of the container's own");
+    fs::write(inner.join("cgroup.procs"), bundle.pid().to_string()).expect("move init");
+    let available = value(cgroup.join("cgroup.controllers")).expect("controllers");
+    let Some(controller) = available.split_whitespace().find(|name| ["hugetlb", "pids", "memory"].contains(name))
+    else {
+        panic!("no controller: {available}");
+    };
+    fs::write(cgroup.join("cgroup.subtree_control"), format!("+{controller}")).expect("hand it out");
+    let pid_file = bundle.dir.join("pid");
+    bundle.on("exec", &["-d", "--pid-file", pid_file.to_str().unwrap(), "sleep", "1000"]).well();
+    let pid: u32 = value(pid_file).expect("the pid file").parse().expect("digits");
+    assert_eq!(common::cgroup_of(pid), inner);
+    bundle.on("delete", &["--force"]).well();
+    assert!(!cgroup.exists());
+}
+
+#[test]
+fn no_descriptor_of_the_runtime_gets_inside() {
+    let bundle = up();
+    let pid_file = bundle.dir.join("pid");
+    bundle.on("exec", &["-d", "--pid-file", pid_file.to_str().unwrap(), "sleep", "1000"]).well();
+    let pid = value(pid_file).expect("the pid file");
+    wait(|| proc_status(pid.parse().unwrap(), "Name") == "sleep");
+    let dir = fs::read_dir(format!("/proc/{pid}/fd")).expect("fd");
+    let mut fds: Vec<_> = dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    fds.sort();
+    assert_eq!(fds, ["0", "1", "2"]);
+}

@@ -1,0 +1,229 @@
+//! What outlives the runtime: its state, whoever dies and whoever comes at the same time.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Bundle, alive, begin, outcome, value, wait};
+use serde_json::json;
+
+/// `orlop create` that is killed at the `when`th of these system calls of the runtime, before the call is made; its threads
+/// and children are not traced. True when it came to that call.
+fn create_killed_at(bundle: &Bundle, call: &str, when: u32) -> bool {
+    let mut command = Command::new("strace");
+    command.arg("-qq").args(["-o", "/dev/null", "-e", &format!("trace={call}")]);
+    command.args(["-e", &format!("inject={call}:signal=KILL:when={when}"), common::ORLOP, "--root"]);
+    command.arg(&bundle.store).args(["create", "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
+    command.stdin(std::process::Stdio::null());
+    outcome(command).code != Some(0)
+}
+
+/// Where the container of `named` has its cgroup.
+fn cgroup(bundle: &Bundle) -> PathBuf {
+    PathBuf::from(format!("/sys/fs/cgroup/{}", bundle.id))
+}
+
+fn named() -> Bundle {
+    let bundle = Bundle::sleeper();
+    let path = format!("/{}", bundle.id);
+    bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(path))
+}
+
+/// Nobody is left in the cgroup but, perhaps, one that waits for `start`.
+fn processes(bundle: &Bundle) -> Vec<u32> {
+    let procs = value(cgroup(bundle).join("cgroup.procs")).unwrap_or_default();
+    procs.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| alive(*pid)).collect()
+}
+
+/// Kills `create` before each call of this name in turn, until it comes to its end; after each, forced delete and a create
+/// of the same id must find nothing in their way.
+fn survives_kills_at(call: &str) {
+    let bundle = named();
+    let mut rounds = 0;
+    for when in 1..40 {
+        if !create_killed_at(&bundle, call, when) {
+            bundle.on("delete", &["--force"]).well();
+            break;
+        }
+        rounds += 1;
+        // the process dies with its runtime, unless everything was set up
+        let status = bundle.status();
+        if status != "created" {
+            wait(|| processes(&bundle).is_empty());
+        }
+        if when % 2 == 0 || status == "created" || status == "stopped" {
+            bundle.on("delete", &["--force"]).well();
+            assert!(!cgroup(&bundle).exists(), "{call} {when}: the cgroup is left");
+            assert!(!bundle.state_dir().exists(), "{call} {when}: the state is left");
+        }
+        bundle.up();
+        assert_eq!(bundle.status(), "running", "{call} {when}");
+        assert_eq!(processes(&bundle), [bundle.pid()], "{call} {when}");
+        bundle.on("delete", &["--force"]).well();
+    }
+    assert!(rounds > 0, "{call} is never called");
+}
+
+#[test]
+fn a_create_killed_at_a_directory_leaves_nothing_in_the_way() {
+    survives_kills_at("mkdir,mkdirat");
+}
+
+#[test]
+fn a_create_killed_at_a_lock_leaves_nothing_in_the_way() {
+    survives_kills_at("flock");
+}
+
+#[test]
+fn a_create_killed_at_a_rename_leaves_nothing_in_the_way() {
+    survives_kills_at("rename,renameat,renameat2");
+}
+
+#[test]
+fn a_create_killed_at_the_clone_leaves_nothing_in_the_way() {
+    survives_kills_at("clone3,socketpair");
+}
+
+#[test]
+fn a_create_killed_at_a_write_leaves_nothing_in_the_way() {
+    survives_kills_at("write,fdatasync");
+}
+
+#[test]
+fn a_create_killed_at_a_poll_leaves_nothing_in_the_way() {
+    survives_kills_at("poll,ppoll,exit_group");
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_a_container_that_others_see() {
+    let bundle = named();
+    let mut running = begin(bundle.making("run", &[]));
+    bundle.await_status("running");
+    running.child.kill().expect("kill");
+    running.end();
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(bundle.inside("echo in"), "in");
+    bundle.on("delete", &["--force"]).well();
+    assert!(!cgroup(&bundle).exists() && !bundle.state_dir().exists());
+}
+
+#[test]
+fn of_creates_at_once_exactly_one_gets_the_id() {
+    let bundle = Bundle::sleeper();
+    for round in 0..8 {
+        let creates: Vec<_> = (0..4).map(|_| begin(bundle.making("create", &[]))).collect();
+        let ends: Vec<_> = creates.into_iter().map(common::Running::end).collect();
+        let won = ends.iter().filter(|end| end.code == Some(0)).count();
+        let said: Vec<_> = ends.iter().map(common::Outcome::stderr).collect();
+        assert_eq!(won, 1, "round {round}: {said:?}");
+        assert!(said.iter().filter(|text| text.contains("container with id exists")).count() == 3, "{said:?}");
+        assert_eq!(bundle.status(), "created");
+        bundle.start();
+        bundle.on("delete", &["--force"]).well();
+    }
+}
+
+#[test]
+fn of_creates_at_once_exactly_one_takes_what_a_dead_one_left() {
+    let bundle = Bundle::sleeper();
+    for round in 0..8 {
+        fs::create_dir_all(bundle.state_dir()).expect("an empty state directory");
+        let creates: Vec<_> = (0..4).map(|_| begin(bundle.making("create", &[]))).collect();
+        let ends: Vec<_> = creates.into_iter().map(common::Running::end).collect();
+        let said: Vec<_> = ends.iter().map(common::Outcome::stderr).collect();
+        assert_eq!(ends.iter().filter(|end| end.code == Some(0)).count(), 1, "round {round}: {said:?}");
+        assert_eq!(bundle.status(), "created");
+        bundle.on("delete", &["--force"]).well();
+    }
+}
+
+#[test]
+fn a_directory_without_state_is_no_container() {
+    let bundle = Bundle::new();
+    fs::create_dir_all(bundle.state_dir()).expect("an empty state directory");
+    assert_eq!(bundle.status(), "none");
+    assert_eq!(outcome(bundle.command(&["list", "-q"])).well(), "");
+    bundle.run().well();
+    fs::create_dir_all(bundle.state_dir()).expect("an empty state directory");
+    bundle.on("delete", &["--force"]).well();
+    assert!(!bundle.state_dir().exists());
+}
+
+#[test]
+fn a_damaged_state_is_an_error_until_it_is_deleted_by_force() {
+    let bundle = named();
+    bundle.up();
+    let pid = bundle.pid();
+    fs::write(bundle.state_dir().join("state.json"), "{\"version\":").expect("damage it");
+    bundle.on("state", &[]).fails("state.json is damaged");
+    bundle.on("delete", &[]).fails("state.json is damaged");
+    outcome(bundle.making("create", &[])).fails("container with id exists");
+    assert!(alive(pid));
+    bundle.on("delete", &["--force"]).well();
+    assert!(!bundle.state_dir().exists());
+    // nothing says any more which process and which cgroup were its own
+    fs::write(cgroup(&bundle).join("cgroup.kill"), "1").expect("kill what was started here");
+    wait(|| fs::remove_dir(cgroup(&bundle)).is_ok());
+}
+
+#[test]
+fn a_state_of_another_boot_or_of_a_reused_pid_is_stopped() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let file = bundle.state_dir().join("state.json");
+    let saved = value(&file).expect("state.json");
+    let boot = value("/proc/sys/kernel/random/boot_id").expect("boot_id");
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let (ours, reused) = (format!("\"pid\":{}", bundle.pid()), format!("\"pid\":{}", child.id()));
+    for (from, to) in [(&boot, &"another".to_owned()), (&ours, &reused)] {
+        let changed = saved.replace(from.as_str(), to);
+        assert_ne!(changed, saved);
+        fs::write(&file, changed).expect("change it");
+        assert_eq!(bundle.status(), "stopped", "{to} for {from}");
+        bundle.on("kill", &["KILL"]).fails("container not running");
+    }
+    assert!(child.try_wait().expect("wait").is_none(), "a stranger was killed");
+    fs::write(&file, saved).expect("restore it");
+    assert_eq!(bundle.status(), "running");
+    child.kill().and_then(|()| child.wait()).expect("kill");
+}
+
+#[test]
+fn the_state_is_roots_alone_and_ids_cant_leave_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    for file in ["state.json", "config.json"] {
+        let mode = fs::metadata(bundle.state_dir().join(file)).expect(file).permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file}: {mode:o}");
+    }
+    for id in ["..", ".", "a/b", "../x", "", "a b", "ä"] {
+        outcome(bundle.command(&["state", id])).fails("container");
+        outcome(bundle.command(&["delete", "--force", id])).fails("container");
+    }
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn later_commands_read_the_config_as_create_read_it() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    fs::write(bundle.dir.join("config.json"), "gone").expect("overwrite it");
+    assert_eq!(bundle.inside("echo in"), "in");
+    bundle.on("delete", &["--force"]).well();
+}
+
+#[test]
+fn state_needs_no_lock() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["hooks"] = json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "0.5"]}]});
+    });
+    let creating = begin(bundle.making("create", &[]));
+    wait(|| bundle.status() == "creating");
+    creating.end().well();
+    assert_eq!(bundle.status(), "created");
+    std::thread::sleep(Duration::from_millis(1));
+}
