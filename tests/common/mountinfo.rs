@@ -52,7 +52,7 @@ fn line(line: &str) -> Option<Mount> {
 /// The mount that one sees at `point`.
 #[track_caller]
 pub fn at(mountinfo: &str, point: &str) -> Mount {
-    let found = mountinfo.lines().filter_map(line).filter(|mount| mount.point == point).next_back();
+    let found = mountinfo.lines().filter_map(line).rfind(|mount| mount.point == point);
     found.unwrap_or_else(|| panic!("nothing is mounted on {point}: {mountinfo}"))
 }
 
