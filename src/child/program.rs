@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::root::lookup;
 use super::{Fail, State, Text};
 use crate::sys::path::{self, CWD};
 use crate::sys::process::{self, StringArray};
@@ -106,22 +105,22 @@ pub(super) fn exec(state: &State<'_>, args: &StringArray, env: &StringArray) -> 
     Err(Fail::new("execve", errno))
 }
 
-/// What execve(2) does not say: which interpreter is missing, and what is wrong with the first line.
+/// What execve(2) does not say: which interpreter is missing, and what is wrong with the first line. Names are looked up
+/// as the kernel does it, from the root that this process has by now; every descriptor is closed already.
 pub(super) fn diagnose(state: &State<'_>, errno: Errno) -> Text {
     let mut why = Text::new();
-    look(state, state.program.unwrap_or(c""), errno, &mut why);
+    look(state.program.unwrap_or(c""), errno, &mut why);
     why
 }
 
-fn look(state: &State<'_>, program: &CStr, errno: Errno, why: &mut Text) {
+fn look(program: &CStr, errno: Errno, why: &mut Text) {
     let mut head = [0u8; 256];
-    let Ok(root) = state.root() else { return };
     let Ok(file) = path::openat(CWD, program, libc::O_RDONLY | libc::O_NONBLOCK, 0) else { return };
     let Ok(length) = path::read(file.as_fd(), &mut head) else { return };
     let head = &head[..length];
     match errno {
-        Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR if head.starts_with(b"#!") => script(root, head, why),
-        Errno::ENOENT | Errno::EACCES if head.starts_with(b"\x7fELF") => elf(root, file.as_fd(), head, why),
+        Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR if head.starts_with(b"#!") => script(head, why),
+        Errno::ENOENT | Errno::EACCES if head.starts_with(b"\x7fELF") => elf(file.as_fd(), head, why),
         Errno::ENOEXEC => not_a_program(head, why),
         Errno::EPERM => why.push(b"a seccomp or LSM rule may forbid execve"),
         _ => {}
@@ -131,7 +130,7 @@ fn look(state: &State<'_>, program: &CStr, errno: Errno, why: &mut Text) {
     }
 }
 
-fn script(root: BorrowedFd<'_>, head: &[u8], why: &mut Text) {
+fn script(head: &[u8], why: &mut Text) {
     let line = head[2..].split(|byte| *byte == b'\n').next().unwrap_or(&[]);
     let name = line.trim_ascii().split(|byte| *byte == b' ' || *byte == b'\t').next().unwrap_or(&[]);
     if line.ends_with(b"\r") {
@@ -140,14 +139,14 @@ fn script(root: BorrowedFd<'_>, head: &[u8], why: &mut Text) {
         why.push(b"\\r");
         return;
     }
-    interpreter(root, name, b"the script's interpreter ", why);
+    interpreter(name, b"the script's interpreter ", why);
 }
 
 /// Says what is wrong with an interpreter, or nothing.
-fn interpreter(root: BorrowedFd<'_>, name: &[u8], what: &[u8], why: &mut Text) {
+fn interpreter(name: &[u8], what: &[u8], why: &mut Text) {
     let mut text = Text::new();
     text.push(name);
-    let state: &[u8] = match lookup(root, text.as_cstr(), 0) {
+    let state: &[u8] = match path::openat(CWD, text.as_cstr(), libc::O_PATH, 0) {
         Err(Errno::ENOENT) => b" does not exist in the container",
         Err(_) => b" can't be reached",
         Ok(_) if path::executable(CWD, text.as_cstr()).is_err() => b" may not be executed",
@@ -159,7 +158,7 @@ fn interpreter(root: BorrowedFd<'_>, name: &[u8], what: &[u8], why: &mut Text) {
 }
 
 /// `PT_INTERP` of a 64-bit ELF file, as elf(5) lays it out.
-fn elf(root: BorrowedFd<'_>, file: BorrowedFd<'_>, head: &[u8], why: &mut Text) {
+fn elf(file: BorrowedFd<'_>, head: &[u8], why: &mut Text) {
     const PT_INTERP: u32 = 3;
     let half = |at: usize| head.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     let offset = head.get(32..40).map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
@@ -181,7 +180,7 @@ fn elf(root: BorrowedFd<'_>, file: BorrowedFd<'_>, head: &[u8], why: &mut Text) 
         let length = (word(32) as usize).min(name.len());
         if path::pread(file, &mut name[..length], word(8)).is_ok() {
             let name = name[..length].split(|byte| *byte == 0).next().unwrap_or(&[]);
-            interpreter(root, name, b"the program's interpreter (dynamic loader) ", why);
+            interpreter(name, b"the program's interpreter (dynamic loader) ", why);
         }
         return;
     }
