@@ -1,10 +1,11 @@
 //! Hooks that run in the container's namespaces: createContainer and startContainer.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use super::{Fail, Named, State};
+use super::{Fail, Named, State, Text};
 use crate::plan::op::{Hook, Slot};
 use crate::sys::clone::{Cloned, clone3};
 use crate::sys::{SysResult, creds, path, process};
@@ -43,7 +44,8 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
             if confine(hook).is_err() {
                 process::exit(127);
             }
-            process::execve(&hook.path, &hook.args, &hook.env, None);
+            let errno = process::execve(&hook.path, &hook.args, &hook.env, None);
+            say_why(&hook.path, errno);
             process::exit(127)
         }
         Cloned::Parent(pid, pidfd) => (pid, pidfd),
@@ -70,4 +72,15 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
     let mut fail = Fail::new("wait4", Errno::ECHILD).because(what);
     fail.detail.number(i64::from(value));
     Err(fail)
+}
+
+/// The hook could not be executed: that is its output.
+fn say_why(hook: &CStr, errno: Errno) {
+    let mut text = Text::new();
+    text.push(b"exec ");
+    text.push(hook.to_bytes());
+    text.push(b": ");
+    text.push(errno.desc().as_bytes());
+    // Nobody is left to hear of a failure.
+    let _ = path::write_all_at_once(path::inherited(2), text.bytes());
 }

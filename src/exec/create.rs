@@ -3,7 +3,7 @@
 //! Whatever is made is written down before it is made (state.json with `creating`), and taken away again in reverse when
 //! a later step fails.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -108,7 +108,7 @@ fn attempt(
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
 
     let mut slots = Slots::default();
-    let report_file = if options.run { None } else { Some(report_file(dir)?) };
+    let report_file = if options.run { None } else { Some(state_file(dir, c"report", size_of::<Report>() as u64)?) };
     let report = match &report_file {
         Some(file) => Shared::<Report>::of_file(file.as_fd()),
         None => Shared::<Report>::anonymous(),
@@ -207,11 +207,14 @@ fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
     Ok(())
 }
 
-fn report_file(dir: &Dir) -> Result<File> {
-    let failed = |call: &str, errno| Error::new("make the state file report").call(call, errno);
+/// A new file of `size` bytes in the state directory.
+fn state_file(dir: &Dir, name: &CStr, size: u64) -> Result<File> {
+    let failed = |call: &str, errno| {
+        Error::new(format!("make {}", dir.path().join(&*name.to_string_lossy()).display())).call(call, errno)
+    };
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-    let file = File::from(sys::openat(dir.fd(), c"report", flags, 0o600).map_err(|errno| failed("openat", errno))?);
-    file.set_len(size_of::<Report>() as u64)
+    let file = File::from(sys::openat(dir.fd(), name, flags, 0o600).map_err(|errno| failed("openat", errno))?);
+    file.set_len(size)
         .map_err(|error| failed("ftruncate", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     Ok(file)
 }
@@ -241,7 +244,9 @@ impl Opened {
         if plan.hooks_inside {
             let state = hook_state.insert(hooks::memory_file(c"state")?);
             slots.set(Slot::HookState, state.as_fd());
-            let output = hook_output.insert(hooks::memory_file(c"output")?);
+            // The hooks of a container that waits for start fail when its create has long ended: start reads the file.
+            let output = if options.run { hooks::memory_file(c"output") } else { state_file(dir, c"output", 0) };
+            let output = hook_output.insert(output?);
             slots.set(Slot::HookOutput, output.as_fd());
         }
         Ok(Self { _proc: proc, _fifo: fifo, _namespaces: namespaces, hook_state, hook_output })
@@ -433,7 +438,8 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
             let facts = HostFacts::find(crate::host::Rootless::Auto, false)?;
             let options = Options { id: state.id.clone(), ..Options::default() };
             let plan = crate::plan::create(&saved.spec, &saved.dir, &facts, &options)?;
-            Err(explain::failure(&plan, &failure))
+            let output = sys::openat(dir.fd(), c"output", libc::O_RDONLY | libc::O_NOFOLLOW, 0).ok().map(File::from);
+            Err(with_hook_output(explain::failure(&plan, &failure), &output))
         }
         None if seen.executing != 0 => Ok(()),
         None => Err(explain::died(None)),
