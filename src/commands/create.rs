@@ -133,11 +133,17 @@ pub(super) fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-/// `--preserve-fds N` promises that N descriptors are open.
+/// `--preserve-fds N` promises that N descriptors are open. All above them are ours alone from here on: what the caller
+/// has left open does not get into hooks.
 pub(super) fn preserved(count: u32) -> Result<u32> {
     let open = |fd: u32| crate::sys::path::fstat(crate::sys::path::inherited(fd as i32)).is_ok();
-    match (3..3 + count.min(1 << 20)).find(|fd| !open(*fd)) {
-        None => Ok(count),
+    let count = count.min(1 << 20);
+    match (3..3 + count).find(|fd| !open(*fd)) {
+        None => {
+            crate::sys::process::close_range(3 + count, u32::MAX, true)
+                .map_err(|errno| Error::new("mark descriptors close-on-exec").call("close_range", errno))?;
+            Ok(count)
+        }
         Some(fd) => {
             Err(Error::new(format!("unable to stat preserved-fd {} (of {count}): bad file descriptor", fd - 3)))
         }
