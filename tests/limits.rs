@@ -1,0 +1,87 @@
+//! Limits bite: shown in the machine, where cgroup v2 has every controller.
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Bundle, value};
+use serde_json::{Value, json};
+
+fn limited(script: &str, resources: Value) -> Bundle {
+    Bundle::script(script).edit(|config| {
+        let all = config["linux"]["resources"].as_object_mut().expect("resources");
+        all.extend(resources.as_object().expect("an object").clone());
+    })
+}
+
+/// A field of a flat keyed file of cgroup v2.
+fn field(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {key}: {text}"))
+}
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn an_allocation_over_memory_max_is_killed() {
+    // tail keeps what it reads until a line ends
+    let script = "head -c 16777216 /dev/zero | tail -c 16777216 | wc -c; (head -c 268435456 /dev/zero | tail; echo $?) | tail -1";
+    let bundle = limited("exec sleep 1000", json!({"memory": {"limit": 64 << 20, "swap": 64 << 20}}));
+    bundle.up();
+    let cgroup = bundle.cgroup();
+    assert_eq!(value(cgroup.join("memory.max")).unwrap(), (64 << 20).to_string());
+    assert_eq!(value(cgroup.join("memory.swap.max")).unwrap(), "0");
+    let said = bundle.on("exec", &["sh", "-c", script]).stdout();
+    assert!(said.starts_with("16777216"), "below the limit: {said}");
+    let events = value(cgroup.join("memory.events")).unwrap();
+    assert!(field(&events, "oom_kill") >= 1, "{events}");
+}
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn a_fork_bomb_stops_at_pids_max() {
+    let bundle = limited("exec sleep 1000", json!({"pids": {"limit": 16}}));
+    bundle.up();
+    let cgroup = bundle.cgroup();
+    let bomb = "i=0; while [ $i -lt 64 ]; do sleep 1000 & i=$((i+1)); done";
+    bundle.on("exec", &["sh", "-c", bomb]);
+    let current: u64 = value(cgroup.join("pids.current")).unwrap().parse().unwrap();
+    assert!(current > 8 && current <= 16, "{current}");
+    assert!(field(&value(cgroup.join("pids.events")).unwrap(), "max") >= 1);
+}
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn cpu_max_holds_usage_down() {
+    let bundle = limited("while :; do :; done", json!({"cpu": {"quota": 10_000, "period": 100_000}}));
+    bundle.up();
+    let stat = || fs::read_to_string(bundle.cgroup().join("cpu.stat")).expect("cpu.stat");
+    let start = std::time::Instant::now();
+    let before = field(&stat(), "usage_usec");
+    std::thread::sleep(Duration::from_secs(2));
+    let used = field(&stat(), "usage_usec") - before;
+    let share = used as f64 / start.elapsed().as_micros() as f64;
+    assert!(share < 0.2, "{share} of a processor");
+    assert!(field(&stat(), "nr_throttled") > 0);
+}
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn cpuset_is_the_programs_affinity() {
+    let bundle = limited("grep Cpus_allowed_list /proc/self/status", json!({"cpu": {"cpus": "0", "mems": "0"}}));
+    assert_eq!(bundle.run().well().split_whitespace().last(), Some("0"));
+}
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn an_io_limit_is_the_kernels_for_that_device() {
+    use std::os::unix::fs::MetadataExt;
+    let device = ["/dev/nullb0", "/dev/loop0", "/dev/vda"].into_iter().find_map(|path| fs::metadata(path).ok());
+    let device = device.expect("a block device").rdev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let throttle = json!([{"major": major, "minor": minor, "rate": 1 << 20}]);
+    let bundle = limited("exec sleep 1000", json!({"blockIO": {"throttleReadBpsDevice": throttle}}));
+    bundle.up();
+    let io = value(bundle.cgroup().join("io.max")).expect("io.max");
+    assert_eq!(io, format!("{major}:{minor} rbps=1048576 wbps=max riops=max wiops=max"));
+}

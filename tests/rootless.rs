@@ -1,0 +1,183 @@
+//! The runtime in the hands of a user without any right: here one that no name belongs to.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+
+use common::{Bundle, Outcome, begin, outcome, value};
+use serde_json::{Value, json};
+
+/// Not in /etc/passwd, so nothing else on this machine runs as it.
+const USER: u32 = 54321;
+
+/// A bundle of that user, with its state in its own XDG_RUNTIME_DIR, made from what `orlop spec --rootless` writes there.
+struct Mine {
+    bundle: Bundle,
+    runtime: std::path::PathBuf,
+}
+
+fn chown_all(path: &std::path::Path) {
+    let status = Command::new("chown").arg("-hR").arg(format!("{USER}:{USER}")).arg(path).status();
+    assert!(status.expect("chown").success());
+}
+
+impl Mine {
+    fn new(args: &[&str]) -> Self {
+        let bundle = Bundle::new();
+        let runtime = bundle.dir.join("runtime");
+        fs::create_dir(&runtime).expect("XDG_RUNTIME_DIR");
+        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).expect("chmod");
+        chown_all(&bundle.dir);
+        chown(&bundle.dir, Some(USER), Some(USER)).expect("chown");
+        let mut mine = Self { bundle, runtime };
+        fs::remove_file(mine.bundle.dir.join("config.json")).expect("remove");
+        let dir = mine.bundle.dir.to_str().expect("UTF-8").to_owned();
+        outcome(mine.command(&["spec", "--rootless", "--bundle", &dir])).well();
+        let written = value(mine.bundle.dir.join("config.json")).expect("config.json");
+        mine.bundle.config = serde_json::from_str(&written).expect("JSON");
+        mine.edit(|config| {
+            config["process"]["terminal"] = json!(false);
+            config["process"]["args"] = json!(args);
+            config["root"]["readonly"] = json!(false);
+        })
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        self.bundle = std::mem::replace(&mut self.bundle, Bundle::new()).edit(change);
+        self
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        let ids = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()];
+        command.args(ids).arg(common::ORLOP).args(args).env("XDG_RUNTIME_DIR", &self.runtime);
+        command.stdin(std::process::Stdio::null());
+        command
+    }
+
+    fn making(&self, verb: &str, args: &[&str]) -> Command {
+        let mut command = self.command(&[verb, "--bundle"]);
+        command.arg(&self.bundle.dir).args(args).arg(&self.bundle.id);
+        command
+    }
+
+    fn run(&self) -> Outcome {
+        outcome(self.making("run", &[]))
+    }
+
+    fn on(&self, verb: &str, args: &[&str]) -> Outcome {
+        outcome(self.command(&[&[verb, &self.bundle.id], args].concat()))
+    }
+}
+
+#[test]
+fn an_ordinary_user_is_root_inside_by_one_id() {
+    let mine = Mine::new(&[
+        "sh",
+        "-c",
+        "id -u; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; echo $$; touch /made",
+    ]);
+    let run = mine.run();
+    let said = run.well();
+    let words: Vec<_> = said.split_whitespace().collect();
+    let user = USER.to_string();
+    assert_eq!(words, ["0", "0", &user, "1", "0", &user, "1", "deny", "1"], "{said}");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(mine.bundle.rootfs("made")).expect("made").uid(), USER);
+}
+
+#[test]
+fn without_rights_over_cgroups_it_says_so_once_and_goes_on() {
+    let mine = Mine::new(&["true"]);
+    let run = mine.run();
+    run.well();
+    assert!(run.stderr().matches("warning").count() <= 1, "{}", run.stderr());
+    assert!(run.stderr().contains("without a cgroup of its own"), "{}", run.stderr());
+    assert!(!std::path::Path::new("/sys/fs/cgroup").join(&mine.bundle.id).exists());
+}
+
+#[test]
+fn a_limit_that_it_may_not_set_is_an_error() {
+    let mine = Mine::new(&["true"]).edit(|config| {
+        config["linux"]["resources"] = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}]});
+    });
+    mine.run().fails("rootless needs no limits + no cgrouppath when no permission is granted for cgroups");
+    assert_eq!(fs::read_dir(mine.runtime.join("orlop")).expect("the root").count(), 0);
+}
+
+#[test]
+fn its_containers_are_in_its_runtime_directory() {
+    let mine = Mine::new(&["sleep", "1000"]);
+    outcome(mine.making("create", &[])).well();
+    assert!(mine.runtime.join("orlop").join(&mine.bundle.id).join("state.json").exists());
+    mine.on("start", &[]).well();
+    let state: Value = serde_json::from_str(&mine.on("state", &[]).well()).expect("JSON");
+    assert_eq!(state["status"], "running");
+    assert_eq!(state["owner"], USER.to_string());
+    let pid = state["pid"].as_u64().expect("a pid") as u32;
+    assert_eq!(common::proc_status(pid, "Uid").split_whitespace().next(), Some(USER.to_string().as_str()));
+    assert_eq!(mine.on("exec", &["sh", "-c", "id -u; hostname"]).well(), "0\nrunc");
+    mine.on("kill", &["KILL"]).well();
+    common::wait(|| !common::alive(pid));
+    mine.on("delete", &[]).well();
+    assert!(!mine.runtime.join("orlop").join(&mine.bundle.id).exists());
+}
+
+#[test]
+fn root_may_not_be_had_by_a_map_of_the_users_making() {
+    let mine = Mine::new(&["true"]).edit(|config| config["linux"]["uidMappings"][0]["hostID"] = json!(0));
+    let run = begin(mine.making("run", &[])).end();
+    assert!(run.code != Some(0), "{}", run.stdout());
+    run.fails("/linux/uidMappings");
+    assert_eq!(fs::read_dir(mine.runtime.join("orlop")).map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn another_users_container_is_out_of_reach() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let mine = Mine::new(&["true"]);
+    for verb in ["state", "kill", "delete"] {
+        let mut command = mine.command(&["--root"]);
+        command.arg(&bundle.store).args([verb, &bundle.id]);
+        assert!(outcome(command).code != Some(0), "{verb}");
+    }
+    assert_eq!(bundle.status(), "running");
+}
+
+/// More than one id comes from /etc/subuid by newuidmap; the file is covered in a mount namespace of this test's own.
+#[test]
+fn subordinate_ids_are_mapped_by_newuidmap() {
+    let mine = Mine::new(&["sh", "-c", "cat /proc/self/uid_map; id -u; touch /tmp/by-5"]).edit(|config| {
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": USER, "size": 1},
+                {"containerID": 1, "hostID": 700_000, "size": 1000}]);
+        }
+        config["process"]["user"] = json!({"uid": 5, "gid": 5});
+    });
+    let ranges = mine.bundle.dir.join("subids");
+    fs::write(&ranges, format!("{USER}:700000:1000\n")).expect("ranges");
+    let passwd = mine.bundle.dir.join("passwd");
+    let known = value("/etc/passwd").expect("passwd") + &format!("\norlop-test:x:{USER}:{USER}::/:/bin/sh\n");
+    fs::write(&passwd, known).expect("passwd");
+    let mut binds = String::new();
+    for (from, to) in [(&ranges, "/etc/subuid"), (&ranges, "/etc/subgid"), (&passwd, "/etc/passwd")] {
+        binds += &format!("mount --bind {} {to} && ", from.display());
+    }
+    let line = format!(
+        "{binds} exec setpriv --reuid={USER} --regid={USER} --clear-groups '{}' run --bundle '{}' {}",
+        common::ORLOP,
+        mine.bundle.dir.display(),
+        mine.bundle.id
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &line]);
+    command.env("XDG_RUNTIME_DIR", &mine.runtime).stdin(std::process::Stdio::null());
+    let said = outcome(command).well();
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words, ["0", &USER.to_string(), "1", "1", "700000", "1000", "5"], "{said}");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(mine.bundle.rootfs("tmp/by-5")).expect("made").uid(), 700_004);
+}
