@@ -1,0 +1,225 @@
+//! `process`: ids, limits, directory, environment, as the kernel has them for the container's first process.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+mod common;
+use common::{Bundle, ORLOP, outcome, proc_status};
+
+/// `orlop run` by a shell that does something first.
+fn run_after(bundle: &Bundle, before: &str) -> common::Outcome {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{before}; exec \"$@\"")).arg("sh").arg(ORLOP).stdin(Stdio::null());
+    command.args(bundle.making("run", &[]).get_args());
+    outcome(command)
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn ids_and_groups_are_exact() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["process"]["user"] = json!({ "uid": 1234, "gid": 567, "additionalGids": [10, 4_000_000_000u32] });
+    });
+    bundle.up();
+    let pid = bundle.pid();
+    assert_eq!(words(&proc_status(pid, "Uid")), ["1234"; 4]);
+    assert_eq!(words(&proc_status(pid, "Gid")), ["567"; 4]);
+    assert_eq!(words(&proc_status(pid, "Groups")), ["10", "4000000000"]);
+}
+
+#[test]
+fn the_callers_groups_do_not_come_along() {
+    let bundle = Bundle::script("grep ^Groups /proc/self/status");
+    let mut command = Command::new("setpriv");
+    command.args(["--groups", "77,78", ORLOP]).args(bundle.making("run", &[]).get_args()).stdin(Stdio::null());
+    assert_eq!(words(&outcome(command).well()), ["Groups:"]);
+}
+
+#[test]
+fn umask_is_as_given_or_else_the_callers() {
+    let bundle = Bundle::script("umask; touch /tmp/file; stat -c %a /tmp/file");
+    assert_eq!(run_after(&bundle, "umask 0135").well(), "0135\n642");
+    let bundle = Bundle::script("umask").edit(|config| config["process"]["user"]["umask"] = json!(0o27));
+    assert_eq!(run_after(&bundle, "umask 0135").well(), "0027");
+}
+
+#[test]
+fn set_up_does_not_depend_on_the_callers_umask() {
+    let bundle = Bundle::script("stat -c '%n %a' /made /made/below /dev/null").edit(|config| {
+        config["process"]["cwd"] = json!("/made/below");
+    });
+    assert_eq!(run_after(&bundle, "umask 0077").well(), "/made 755\n/made/below 755\n/dev/null 666");
+}
+
+#[test]
+fn the_working_directory_is_made_and_entered() {
+    let bundle = Bundle::script("pwd; readlink /proc/self/cwd").edit(|config| {
+        config["process"]["cwd"] = json!("/a/b/c");
+        config["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+    });
+    assert_eq!(bundle.run().well(), "/a/b/c\n/a/b/c");
+    assert!(bundle.rootfs("/a/b/c").is_dir());
+}
+
+/// CVE-2024-21626: a directory that a magic link leads to may be the host's.
+#[test]
+fn a_working_directory_behind_a_magic_link_is_refused() {
+    for cwd in ["/proc/self/cwd", "/proc/self/root", "/proc/1/cwd/..", "/proc/self/fd/3", "/proc/self/fd/7", "/link"] {
+        let bundle = Bundle::script("pwd").edit(|config| config["process"]["cwd"] = json!(cwd));
+        std::os::unix::fs::symlink("/proc/self/fd/4", bundle.rootfs("/link")).expect("a link");
+        let said = bundle.run().fails("chdir");
+        assert!(said.contains("/process/cwd"), "{said}");
+    }
+}
+
+/// CVE-2026-55686: a missing directory behind a link of the image is not made outside.
+#[test]
+fn a_working_directory_behind_a_link_stays_inside() {
+    let bundle = Bundle::new().edit(|config| config["process"]["cwd"] = json!("/escape/made"));
+    let decoy = bundle.dir.join("decoy");
+    fs::create_dir(&decoy).expect("a decoy");
+    std::os::unix::fs::symlink(&decoy, bundle.rootfs("/escape")).expect("a link");
+    bundle.run();
+    assert_eq!(fs::read_dir(&decoy).expect("the decoy").count(), 0);
+}
+
+#[test]
+fn a_working_directory_that_the_user_may_not_enter_is_told() {
+    let bundle = Bundle::new().edit(|config| {
+        config["process"]["cwd"] = json!("/etc/passwd");
+    });
+    fs::write(bundle.rootfs("/etc/passwd"), "").expect("a file");
+    bundle.run().fails("not a directory");
+}
+
+#[test]
+fn home_comes_from_passwd_unless_it_is_given() {
+    let home = |uid: u32, env: &[&str]| {
+        let bundle = Bundle::script("echo $HOME").edit(|config| {
+            config["process"]["user"] = json!({ "uid": uid, "gid": 0 });
+            config["process"]["env"] = json!(env);
+        });
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:a user:/home/user:/bin/sh\n";
+        fs::write(bundle.rootfs("/etc/passwd"), passwd).expect("passwd");
+        bundle.run().well()
+    };
+    assert_eq!(home(0, &[]), "/root");
+    assert_eq!(home(1000, &["A=b"]), "/home/user");
+    assert_eq!(home(1000, &["HOME="]), "/home/user");
+    assert_eq!(home(1001, &[]), "/");
+    assert_eq!(home(1000, &["HOME=/mine"]), "/mine");
+}
+
+#[test]
+fn the_environment_is_what_is_asked_for_and_nothing_else() {
+    let env = ["A=1", "B=x y=z", "EMPTY=", "A=1"];
+    let bundle =
+        Bundle::new().args(&["cat", "/proc/self/environ"]).edit(|config| config["process"]["env"] = json!(env));
+    let shown = run_after(&bundle, "export LEAK=leaked").well();
+    let mut expected = env.to_vec();
+    expected.push("HOME=/");
+    assert_eq!(shown.trim_end_matches('\0').split('\0').collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn arguments_are_passed_as_they_are() {
+    let bundle = Bundle::new().args(&["sh", "-c", "for a; do echo \"[$a]\"; done", "sh", "", "a b", "*", "ä\n"]);
+    assert_eq!(bundle.run().well(), "[]\n[a b]\n[*]\n[ä\n]");
+}
+
+#[test]
+fn rlimits_are_in_the_kernels_table() {
+    let limits = [
+        ("RLIMIT_NOFILE", 100, 200),
+        ("RLIMIT_CORE", 0, 0),
+        ("RLIMIT_STACK", 1 << 20, 1 << 21),
+        ("RLIMIT_FSIZE", 4096, u64::MAX),
+        ("RLIMIT_NPROC", 500, 600),
+        ("RLIMIT_SIGPENDING", 3, 5),
+        ("RLIMIT_RTTIME", 7_000_000, 8_000_000),
+    ];
+    let rows = [
+        ("Max open files", "100", "200"),
+        ("Max core file size", "0", "0"),
+        ("Max stack size", "1048576", "2097152"),
+        ("Max file size", "4096", "unlimited"),
+        ("Max processes", "500", "600"),
+        ("Max pending signals", "3", "5"),
+        ("Max realtime timeout", "7000000", "8000000"),
+    ];
+    for userns in [false, true] {
+        let bundle = Bundle::sleeper().edit(|config| {
+            let entry = |(kind, soft, hard): (&str, u64, u64)| json!({ "type": kind, "soft": soft, "hard": hard });
+            config["process"]["rlimits"] = limits.map(entry).to_vec().into();
+            config["process"]["oomScoreAdj"] = json!(321);
+            if userns {
+                config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
+                let map = json!([{ "containerID": 0, "hostID": 0, "size": 1000 }]);
+                config["linux"]["uidMappings"] = map.clone();
+                config["linux"]["gidMappings"] = map;
+            }
+        });
+        bundle.up();
+        let pid = bundle.pid();
+        let table = fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+        for (name, soft, hard) in rows {
+            let row = table.lines().find_map(|line| line.strip_prefix(name)).expect("a row");
+            assert_eq!(words(row)[..2], [soft, hard], "{name} userns {userns}");
+        }
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("oom_score_adj");
+        assert_eq!(score.trim(), "321", "userns {userns}");
+    }
+}
+
+#[test]
+fn no_new_privs_is_as_asked() {
+    for (asked, has) in [(json!(true), "1"), (json!(false), "0"), (json!(null), "0")] {
+        let bundle = Bundle::script("grep ^NoNewPrivs /proc/self/status")
+            .edit(|config| config["process"]["noNewPrivileges"] = asked.clone());
+        assert_eq!(words(&bundle.run().well()), ["NoNewPrivs:", has], "{asked}");
+    }
+}
+
+#[test]
+fn the_session_keyring_is_the_containers_own() {
+    let keys = || Bundle::script("cat /proc/keys").edit(|config| config["linux"]["maskedPaths"] = json!([]));
+    let (own, callers) = (keys(), keys());
+    let named = |bundle: &Bundle, shown: &str| shown.contains(&format!("_ses.{}:", bundle.id));
+    let shown = own.run().well();
+    assert!(named(&own, &shown), "{shown}");
+    let shown = callers.run_with(&["--no-new-keyring"]).well();
+    assert!(!named(&callers, &shown), "{shown}");
+}
+
+/// What the caller ignores or blocks is the process's own again.
+#[test]
+fn signals_are_as_a_new_process_has_them() {
+    let bundle = Bundle::new().args(&["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
+    let shown = run_after(&bundle, "trap '' HUP INT TERM USR1 PIPE").well();
+    assert_eq!(words(&shown), ["SigBlk:", "0000000000000000", "SigIgn:", "0000000000000000"]);
+}
+
+/// CVE-2024-21626: nothing of the runtime or its caller is open in the container.
+#[test]
+fn no_descriptor_comes_along() {
+    let bundle = Bundle::script("ls /proc/self/fd | tr '\\n' ' '; ls -l /proc/$$/fd | wc -l");
+    // ls itself has the directory open as the lowest free number.
+    assert_eq!(run_after(&bundle, "exec 3</ 5</etc/passwd 9</proc").well(), "0 1 2 3 4");
+    let bundle = Bundle::script("readlink /proc/$$/fd/3; readlink /proc/$$/fd/4; readlink /proc/$$/fd/5; true");
+    let mut command = Command::new("sh");
+    let open = "exec 3</etc 4</proc 5</tmp; exec \"$@\"";
+    command.args(["-c", open, "sh", ORLOP]).args(bundle.making("run", &["--preserve-fds", "2"]).get_args());
+    let shown = outcome(command).well();
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+}
+
+#[test]
+fn the_process_leads_its_own_session() {
+    let bundle = Bundle::script("cut -d' ' -f5,6 /proc/$$/stat");
+    assert_eq!(bundle.run().well(), "1 1");
+}
