@@ -87,11 +87,11 @@ impl Display for Mount {
 }
 
 fn capability_names(set: u64) -> String {
-    let names: Vec<String> = caps::all()
-        .into_iter()
-        .filter(|capability| set & capability.bitmask() != 0)
-        .map(|capability| capability.to_string())
-        .collect();
+    let mut given: Vec<caps::Capability> = caps::all().into_iter().collect();
+    given.retain(|capability| set & capability.bitmask() != 0);
+    // caps gives a set without an order; the kernel's is the same every time.
+    given.sort_by_key(caps::Capability::index);
+    let names: Vec<String> = given.iter().map(caps::Capability::to_string).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(",") }
 }
 
