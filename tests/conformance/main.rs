@@ -9,6 +9,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/conformance/runc/tests/integration");
 const COMPLETE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/conformance/complete");
+const ALONE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/alone");
 const REASONS: &str = include_str!("reasons");
 
 fn main() {
@@ -46,15 +47,12 @@ fn cases_of(file: &str) -> Vec<Trial> {
         .collect()
 }
 
-/// One case. It gets a terminal by script(1), since some want one; no network; and a pid namespace that takes along what it
-/// leaves behind.
+/// One case, where it meets no other.
 fn run(file: &str, name: &str) -> Result<(), Failed> {
     // any letter for what the shell or a regular expression would take for itself
     let filter: String = name.chars().map(|letter| if letter.is_alphanumeric() { letter } else { '.' }).collect();
-    let bats = format!("bats --tap --filter '^{filter}$' {SUITE}/{file}.bats");
-    let output = Command::new("timeout")
-        .args(["-s", "KILL", "100", "unshare", "--pid", "--net", "--fork", "--kill-child", "--mount-proc"])
-        .args(["script", "--quiet", "--return", "--flush", "--command", &bats, "/dev/null"])
+    let output = Command::new(ALONE)
+        .args(["100", "bats", "--tap", "--filter", &format!("^{filter}$"), &format!("{SUITE}/{file}.bats")])
         .env("RUNC", env!("CARGO_BIN_EXE_orlop"))
         .stdin(Stdio::null())
         .output()?;
