@@ -258,3 +258,12 @@ fn no_descriptor_of_the_runtime_gets_inside() {
     fds.sort();
     assert_eq!(fds, ["0", "1", "2"]);
 }
+
+#[test]
+fn without_a_umask_of_its_own_it_has_the_callers() {
+    let bundle = up();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "umask 027 && exec \"$@\"", "sh", common::ORLOP, "--root"]);
+    command.arg(&bundle.store).args(["exec", &bundle.id, "sh", "-c", "umask"]);
+    assert_eq!(outcome(command).well(), "0027");
+}

@@ -108,8 +108,7 @@ pub struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn new(inherited: &'a Inherited<'a>) -> Self {
-        let umask = sys_process::umask(0);
+    fn new(inherited: &'a Inherited<'a>, umask: u32) -> Self {
         Self {
             inherited,
             root: None,
@@ -132,11 +131,12 @@ impl<'a> State<'a> {
     }
 }
 
-/// Carries out the steps one by one. Returns when all are done (a stage), or never (execve).
+/// Carries out the steps one by one. Returns when all are done (a stage), or never (execve). `umask` is the caller's: set-up
+/// is done without one.
 ///
 /// A failure is written into the shared page, and the process ends with status 1.
-pub fn run<'a>(steps: &'a [Step], stage: bool, inherited: &'a Inherited<'a>) {
-    let mut state = State::new(inherited);
+pub fn run<'a>(steps: &'a [Step], stage: bool, inherited: &'a Inherited<'a>, umask: u32) {
+    let mut state = State::new(inherited, umask);
     for (number, step) in steps.iter().enumerate() {
         if let Err(fail) = execute(&step.op, &mut state) {
             let Fail { call, errno, detail } = fail;

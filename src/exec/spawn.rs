@@ -103,8 +103,10 @@ pub fn spawn(
 }
 
 fn in_child(plan: &Plan, staged: bool, inherited: &Inherited<'_>) -> ! {
+    // Asked once: the child of a stage would find the stage's empty one.
+    let umask = crate::sys::process::umask(0);
     if staged {
-        child::run(&plan.stage, true, inherited);
+        child::run(&plan.stage, true, inherited, umask);
         match clone3(plan.clone_flags | libc::CLONE_PARENT as u64, None) {
             Err(errno) => child::clone_failed(inherited, plan.stage.len(), errno),
             Ok(Cloned::Parent(pid, _)) => {
@@ -114,7 +116,7 @@ fn in_child(plan: &Plan, staged: bool, inherited: &Inherited<'_>) -> ! {
             Ok(Cloned::Child) => {}
         }
     }
-    child::run(&plan.child, false, inherited);
+    child::run(&plan.child, false, inherited, umask);
     // A plan ends in Exec, which does not return.
     crate::sys::process::exit(1)
 }
