@@ -61,3 +61,12 @@ fn a_start_container_hook_has_no_capability_that_the_program_has_not() {
     });
     bundle.run().well();
 }
+
+#[test]
+fn a_create_container_hook_has_the_callers_umask() {
+    let bundle = with_hook("createContainer", "[ $(umask) = 0037 ] || { umask; exit 1; }");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "umask 037 && exec \"$@\"", "sh", common::ORLOP, "--root"]).arg(&bundle.store);
+    command.args(["run", "--bundle"]).arg(&bundle.dir).arg(&bundle.id).stdin(std::process::Stdio::null());
+    common::outcome(command).well();
+}

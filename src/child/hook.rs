@@ -29,8 +29,12 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
     let (pid, pidfd) = match clone3(0, None).named("clone3")? {
         Cloned::Child => {
             // As runc has it: what such a hook changes is the root file system, and its state does not name that.
-            if hook.kind == "createContainer" && state.root().map_or(true, |root| path::fchdir(root).is_err()) {
-                process::exit(127);
+            if hook.kind == "createContainer" {
+                // Set-up goes on without a mask; the hook's files are not part of it.
+                process::umask(state.umask);
+                if state.root().map_or(true, |root| path::fchdir(root).is_err()) {
+                    process::exit(127);
+                }
             }
             for (from, to) in [(input, 0), (output, 1), (output, 2)] {
                 if process::dup_onto(from, to).is_err() {
