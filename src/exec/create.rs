@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -108,7 +109,7 @@ fn attempt(
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
 
     let mut slots = Slots::default();
-    let report_file = if options.run { None } else { Some(state_file(dir, c"report", size_of::<Report>() as u64)?) };
+    let report_file = if options.run { None } else { Some(state_file(dir, c"report", size_of::<Report>())?) };
     let report = match &report_file {
         Some(file) => Shared::<Report>::of_file(file.as_fd()),
         None => Shared::<Report>::anonymous(),
@@ -208,14 +209,15 @@ fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
 }
 
 /// A new file of `size` bytes in the state directory.
-fn state_file(dir: &Dir, name: &CStr, size: u64) -> Result<File> {
+fn state_file(dir: &Dir, name: &CStr, size: usize) -> Result<File> {
     let failed = |call: &str, errno| {
         Error::new(format!("make {}", dir.path().join(&*name.to_string_lossy()).display())).call(call, errno)
     };
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-    let file = File::from(sys::openat(dir.fd(), name, flags, 0o600).map_err(|errno| failed("openat", errno))?);
-    file.set_len(size)
-        .map_err(|error| failed("ftruncate", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+    let mut file = File::from(sys::openat(dir.fd(), name, flags, 0o600).map_err(|errno| failed("openat", errno))?);
+    // Written and not only as long: a hole of a full file system would be a SIGBUS at the first look into the page.
+    file.write_all(&vec![0; size])
+        .map_err(|error| failed("write", Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
     Ok(file)
 }
 
@@ -267,7 +269,7 @@ pub fn open_proc() -> Result<OwnedFd> {
 /// and sees the end of file that execve(2) makes.
 fn exec_fifo(dir: &Dir) -> Result<OwnedFd> {
     let failed = |call: &str, errno| Error::new("make exec.fifo").call(call, errno);
-    sys::mkfifoat(dir.fd(), c"exec.fifo", 0o622).map_err(|errno| failed("mkfifoat", errno))?;
+    sys::mkfifoat(dir.fd(), c"exec.fifo", 0o600).map_err(|errno| failed("mkfifoat", errno))?;
     sys::openat(dir.fd(), c"exec.fifo", libc::O_RDWR | libc::O_NOFOLLOW, 0).map_err(|errno| failed("openat", errno))
 }
 
