@@ -267,3 +267,10 @@ fn without_a_umask_of_its_own_it_has_the_callers() {
     command.arg(&bundle.store).args(["exec", &bundle.id, "sh", "-c", "umask"]);
     assert_eq!(outcome(command).well(), "0027");
 }
+
+#[test]
+fn a_descriptor_of_the_runtime_is_never_one_of_those_to_preserve() {
+    let bundle = up();
+    outcome(bundle.command(&["exec", "--preserve-fds", "1", &bundle.id, "true"]))
+        .fails("unable to stat preserved-fd 0");
+}

@@ -73,6 +73,8 @@ pub(super) struct ExecArgs {
 }
 
 pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
+    // Before a file of our own could take one of these numbers.
+    let preserve_fds = preserved(args.preserve_fds)?;
     let dir = global.store().open(&args.id)?;
     let state = dir.read()?;
     enterable(args, &state, state.status(&dir))?;
@@ -84,7 +86,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
         let below = error.pointer.clone().unwrap_or_default();
         error.at(format!("/process{below}"))
     })?;
-    let options = Options { id: args.id.clone(), preserve_fds: preserved(args.preserve_fds)?, ..Options::default() };
+    let options = Options { id: args.id.clone(), preserve_fds, ..Options::default() };
     let plan = plan::exec(&spec, &process, &facts, &options)?;
     super::log::debug(global, || plan::show::as_text(&plan));
     let console = Console::new(plan.terminal, args.detach, args.console_socket.as_deref())?;
