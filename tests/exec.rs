@@ -274,3 +274,47 @@ fn a_descriptor_of_the_runtime_is_never_one_of_those_to_preserve() {
     outcome(bundle.command(&["exec", "--preserve-fds", "1", &bundle.id, "true"]))
         .fails("unable to stat preserved-fd 0");
 }
+
+/// The container's ids 0 to 65535 are the host's from 100000 on.
+fn in_a_user_namespace() -> Bundle {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "user"}));
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        }
+        config["process"]["oomScoreAdj"] = json!(123);
+    });
+    outcome({
+        let mut command = Command::new("chown");
+        command.args(["-R", "100000:100000"]).arg(bundle.rootfs("/"));
+        command
+    })
+    .well();
+    bundle
+}
+
+#[test]
+fn oom_score_adj_is_set_in_a_user_namespace_too() {
+    let bundle = in_a_user_namespace();
+    bundle.up();
+    assert_eq!(bundle.inside("id -u; cat /proc/1/oom_score_adj /proc/self/oom_score_adj"), "0\n123\n123");
+}
+
+#[test]
+fn oom_score_adj_is_set_in_a_user_namespace_that_is_joined() {
+    let owner = in_a_user_namespace();
+    owner.up();
+    let pid = owner.pid();
+    let bundle = Bundle::script("cat /proc/self/oom_score_adj").edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.push(json!({"type": "user", "path": format!("/proc/{pid}/ns/user")}));
+        config["process"]["oomScoreAdj"] = json!(321);
+    });
+    outcome({
+        let mut command = Command::new("chown");
+        command.args(["-R", "100000:100000"]).arg(bundle.rootfs("/"));
+        command
+    })
+    .well();
+    assert_eq!(bundle.run().well(), "321");
+}

@@ -150,8 +150,9 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     }
     namespaces.settle(spec, &mut child)?;
     let rlimits = process::rlimits(process)?;
-    if namespaces.new_user() {
-        // In its user namespace the child may raise nothing: the parent does it while the child waits for its maps.
+    if namespaces.new_user() || namespaces.needs_stage() {
+        // In its user namespace the child may raise nothing: the parent does it while the child waits for its maps, or the
+        // stage has done it.
     } else {
         process::oom_score_adj(process, &mut child);
     }
@@ -215,6 +216,8 @@ pub fn exec(spec: &Spec, process: &Process, facts: &HostFacts, options: &Options
         flags &= !libc::CLONE_NEWUSER;
     }
     begin(&mut stage);
+    // Its file is the host's root's once the process is not dumpable, and root of a user namespace can't write to it.
+    process::oom_score_adj(process, &mut stage);
     stage.push(Op::ClearDumpable, "");
     stage.push(Op::JoinInit { flags }, "/linux/namespaces");
     begin(&mut child);
@@ -226,7 +229,6 @@ pub fn exec(spec: &Spec, process: &Process, facts: &HostFacts, options: &Options
     if !options.no_new_keyring {
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
-    process::oom_score_adj(process, &mut child);
     child.push(Op::CurrentRoot, "");
     process::terminal(process, false, &mut child);
     process::session(process, &mut child);

@@ -124,7 +124,7 @@ impl Namespaces {
 
     /// setns(2) to a pid or user namespace and time offsets act on children only; and what is joined beside a new user
     /// namespace is joined before that takes the rights away.
-    fn needs_stage(&self) -> bool {
+    pub(super) fn needs_stage(&self) -> bool {
         let by_path = |flag: i32| self.joined.iter().any(|joined| joined.flag == flag);
         by_path(libc::CLONE_NEWPID)
             || by_path(libc::CLONE_NEWUSER)
@@ -149,6 +149,10 @@ impl Namespaces {
             return Ok(());
         }
         super::begin(stage);
+        // In a joined user namespace the file would be the host's root's. For a new one the parent writes it.
+        if let (Some(process), false) = (spec.process(), self.new_user()) {
+            super::process::oom_score_adj(process, stage);
+        }
         self.join(stage)?;
         if let (true, Some(from)) = (self.time_offsets, self.made(Kind::Time)) {
             stage.push(Op::Unshare { flags: Kind::Time as i32 }, from.clone());
