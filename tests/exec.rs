@@ -318,3 +318,18 @@ fn oom_score_adj_is_set_in_a_user_namespace_that_is_joined() {
     .well();
     assert_eq!(bundle.run().well(), "321");
 }
+
+#[test]
+fn without_a_mount_namespace_it_is_in_the_containers_root_all_the_same() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "mount");
+        config["mounts"] = json!([]);
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            config["linux"].as_object_mut().expect("linux").remove(paths);
+        }
+    });
+    bundle.up();
+    fs::write(bundle.rootfs("only-inside"), "").expect("a file");
+    assert_eq!(bundle.inside("ls -d /only-inside; cd ..; ls -d only-inside"), "/only-inside\nonly-inside");
+}

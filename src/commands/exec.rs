@@ -87,7 +87,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
         error.at(format!("/process{below}"))
     })?;
     let options = Options { id: args.id.clone(), preserve_fds, ..Options::default() };
-    let plan = plan::exec(&spec, &process, &facts, &options)?;
+    let plan = plan::exec(&spec, &state.bundle, &process, &facts, &options)?;
     super::log::debug(global, || plan::show::as_text(&plan));
     let console = Console::new(plan.terminal, args.detach, args.console_socket.as_deref())?;
     let signals = if args.detach { None } else { Some(Signals::block()?) };

@@ -205,8 +205,8 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     })
 }
 
-/// Plans `exec`: `process` runs in the container that `spec` made.
-pub fn exec(spec: &Spec, process: &Process, facts: &HostFacts, options: &Options) -> Result<Plan> {
+/// Plans `exec`: `process` runs in the container that `spec` made from `bundle`.
+pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, options: &Options) -> Result<Plan> {
     let namespaces = namespaces::Namespaces::of(spec)?;
     let mut warnings = Vec::new();
     let mut stage = Steps::default();
@@ -229,7 +229,7 @@ pub fn exec(spec: &Spec, process: &Process, facts: &HostFacts, options: &Options
     if !options.no_new_keyring {
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
-    child.push(Op::CurrentRoot, "");
+    root::again(spec, bundle, namespaces.has(LinuxNamespaceType::Mount), &mut child)?;
     process::terminal(process, false, &mut child);
     process::session(process, &mut child);
     child.0.extend(process::rlimits(process)?);

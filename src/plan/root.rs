@@ -57,6 +57,19 @@ pub(super) fn open_without_namespace(spec: &Spec, bundle: &Path, child: &mut Ste
     Ok(())
 }
 
+/// The root for an `exec`: that of the mount namespace that was joined. Without one nothing but a chroot keeps the process
+/// from the host's root, and so it gets the container's own.
+pub(super) fn again(spec: &Spec, bundle: &Path, mount_namespace: bool, child: &mut Steps) -> Result<()> {
+    if mount_namespace {
+        child.push(Op::CurrentRoot, "");
+        return Ok(());
+    }
+    let path = path_cstring(&root_path(spec, bundle)?, "/root/path")?;
+    child.push(Op::OpenPlainRoot { path }, "/root/path");
+    child.push(Op::Chroot, "/root/path");
+    Ok(())
+}
+
 pub(super) fn enter(mount_namespace: bool, facts: &HostFacts, options: &Options, child: &mut Steps) -> Result<()> {
     if !mount_namespace {
         child.push(Op::Chroot, "/root/path");
