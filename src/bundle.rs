@@ -61,6 +61,7 @@ impl Bundle {
     pub fn parse(dir: PathBuf, config: Vec<u8>) -> Result<Bundle> {
         let (mut spec, warnings) = decode(CONFIG, &config, repair_spec)?;
         drop_pids_without_limit(&mut spec, &config);
+        absolute_sources(&mut spec, &dir);
         Ok(Bundle { dir, spec, config, warnings })
     }
 }
@@ -199,6 +200,17 @@ fn wrong(name: &str, at: String, error: &serde_json::Error) -> Error {
 
 fn known_list(expected: &str) -> String {
     expected.trim_start_matches("one of ").replace('`', "")
+}
+
+/// The source of a bind mount may be relative to the bundle (config.md, Mounts), and never to where the caller stands.
+fn absolute_sources(spec: &mut Spec, dir: &Path) {
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        let bind = matches!(mount.typ().as_deref(), Some("bind" | "rbind"))
+            || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
+        if let Some(source) = mount.source().clone().filter(|source| bind && !source.as_os_str().is_empty()) {
+            mount.set_source(Some(dir.join(source)));
+        }
+    }
 }
 
 /// `pids: {}` asks for no limit, but the types read it as 0, which is a limit (`config-linux.md`, `resources.pids`).

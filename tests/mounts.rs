@@ -380,3 +380,11 @@ fn a_remount_changes_what_is_there() {
     let bundle = with_mounts(Bundle::new().args(MOUNTINFO), [tmpfs("/data", &["nosuid"]), remount]);
     check(&at(&bundle.run().well(), "/data"), "remount", "ro noexec nosuid", "rw");
 }
+
+#[test]
+fn a_relative_source_is_below_the_bundle() {
+    let bundle = with_mounts(Bundle::new().args(&["cat", "/data"]), [bind("some/file", "/data", &["bind"])]);
+    fs::create_dir(bundle.dir.join("some")).expect("a directory");
+    fs::write(bundle.dir.join("some/file"), "of the bundle").expect("a file");
+    assert_eq!(bundle.run().well(), "of the bundle");
+}
