@@ -333,3 +333,15 @@ fn without_a_mount_namespace_it_is_in_the_containers_root_all_the_same() {
     fs::write(bundle.rootfs("only-inside"), "").expect("a file");
     assert_eq!(bundle.inside("ls -d /only-inside; cd ..; ls -d only-inside"), "/only-inside\nonly-inside");
 }
+
+#[test]
+fn no_group_of_a_rootless_caller_comes_along_where_groups_can_be_dropped() {
+    let bundle = in_a_user_namespace().args(&["grep", "Groups", "/proc/self/status"]).edit(|config| {
+        config["process"].as_object_mut().expect("process").remove("oomScoreAdj");
+        config["process"].as_object_mut().expect("process").remove("rlimits");
+    });
+    let mut command = Command::new("setpriv");
+    command.args(["--groups", "4242", common::ORLOP, "--rootless=true", "--root"]).arg(&bundle.store);
+    command.args(["run", "--bundle"]).arg(&bundle.dir).arg(&bundle.id).stdin(std::process::Stdio::null());
+    assert_eq!(outcome(command).well().trim_start_matches("Groups:").trim(), "");
+}

@@ -16,9 +16,11 @@ pub(super) fn become_root() -> Result<(), Fail> {
 pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u32]>, keep: u64) -> Result<(), Fail> {
     own_stdio(uid);
     creds::prctl(libc::PR_SET_KEEPCAPS, 1, 0).named("prctl(PR_SET_KEEPCAPS)")?;
-    match groups.map(creds::setgroups) {
-        None | Some(Ok(())) => {}
-        Some(Err(errno)) => return Err(Fail::new("setgroups", errno)),
+    match creds::setgroups(groups.unwrap_or(&[])) {
+        // A user namespace that an ordinary user has made by himself denies it: his groups stay.
+        Ok(()) => {}
+        Err(Errno::EPERM) if groups.is_none() => {}
+        Err(errno) => return Err(Fail::new("setgroups", errno)),
     }
     creds::setresgid(gid).named("setresgid")?;
     creds::setresuid(uid).named("setresuid")?;

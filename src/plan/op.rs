@@ -226,7 +226,8 @@ pub enum Op {
     NoNewPrivileges,
     /// `PR_CAPBSET_DROP` of all that is not kept.
     BoundingSet { keep: u64, last: u8 },
-    /// Groups and ids of the process, capabilities kept.
+    /// Groups and ids of the process, capabilities kept. `groups` of None: none, but where setgroups(2) is denied those of
+    /// the caller stay.
     User { uid: u32, gid: u32, groups: Option<Vec<u32>>, keep: u64 },
     /// Capabilities. `extra` is permitted and effective beyond them until the execve, which computes both sets anew from
     /// the others (capabilities(7)): to drop it earlier would take a capset(2) that the filter may forbid.

@@ -165,7 +165,7 @@ impl Display for Op {
             Op::BoundingSet { keep, .. } => write!(f, "bounding set {}", capability_names(*keep)),
             Op::User { uid, gid, groups, .. } => match groups {
                 Some(groups) => write!(f, "become uid {uid} gid {gid} groups {groups:?}"),
-                None => write!(f, "become uid {uid} gid {gid}, groups unchanged"),
+                None => write!(f, "become uid {uid} gid {gid}, no groups where setgroups is allowed"),
             },
             Op::Capabilities { sets, ambient, .. } => write!(
                 f,
