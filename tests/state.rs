@@ -176,6 +176,8 @@ fn a_state_of_another_boot_or_of_a_reused_pid_is_stopped() {
     let file = bundle.state_dir().join("state.json");
     let saved = value(&file).expect("state.json");
     let boot = value("/proc/sys/kernel/random/boot_id").expect("boot_id");
+    // start times are told apart by clock ticks of 10 ms
+    std::thread::sleep(Duration::from_millis(30));
     let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
     let (ours, reused) = (format!("\"pid\":{}", bundle.pid()), format!("\"pid\":{}", child.id()));
     for (from, to) in [(&boot, &"another".to_owned()), (&ours, &reused)] {
@@ -225,5 +227,4 @@ fn state_needs_no_lock() {
     wait(|| bundle.status() == "creating");
     creating.end().well();
     assert_eq!(bundle.status(), "created");
-    std::thread::sleep(Duration::from_millis(1));
 }
