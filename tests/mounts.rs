@@ -127,6 +127,7 @@ fn a_bind_clears_what_its_source_has() {
             bind(&source, "/rcleared", &["rbind", "rrw", "rsuid", "rdev", "rexec", "rrelatime"]),
         ],
     );
+    let _gone_first = _mount;
     let table = bundle.run().well();
     check(&at(&table, "/kept"), "kept", "nosuid nodev noexec noatime", "rw relatime");
     check(&at(&table, "/cleared"), "cleared", "relatime", "nosuid nodev noexec noatime ro");
@@ -199,6 +200,7 @@ fn rbind_brings_the_submounts_and_bind_does_not() {
     let bundle = Bundle::script("ls /bind/sub; echo -; ls /rbind/sub");
     let (source, _mounts) = tree(&bundle);
     let bundle = with_mounts(bundle, [bind(&source, "/bind", &["bind"]), bind(&source, "/rbind", &["rbind"])]);
+    let _gone_first = _mounts;
     assert_eq!(bundle.run().well(), "-\ninner");
 }
 
@@ -209,6 +211,7 @@ fn ro_is_for_the_mount_and_rro_for_all_below_it() {
     let (source, _mounts) = tree(&bundle);
     let bundle =
         with_mounts(bundle, [bind(&source, "/plain", &["rbind", "ro"]), bind(&source, "/all", &["rbind", "rro"])]);
+    let _gone_first = _mounts;
     assert_eq!(bundle.run().well(), "plain/new 1\nplain/sub/new 0\nall/new 1\nall/sub/new 1");
 }
 
@@ -221,6 +224,7 @@ fn propagation_is_as_asked() {
     mounts[1].change(MsFlags::MS_SHARED);
     let entry = |kind: &&str| bind(&source, &format!("/{kind}"), &["rbind", kind]);
     let bundle = with_mounts(bundle, kinds.iter().map(entry).chain([tmpfs("/new", &["shared"]), tmpfs("/none", &[])]));
+    let _gone_first = mounts;
     let table = bundle.run().well();
     for kind in kinds {
         let (outer, inner) = (at(&table, &format!("/{kind}")), at(&table, &format!("/{kind}/sub")));
@@ -243,7 +247,9 @@ fn nothing_that_a_container_mounts_comes_back_to_the_host() {
     let bundle = Bundle::sleeper();
     let (source, mounts) = tree(&bundle);
     mounts[0].change(MsFlags::MS_SHARED);
-    with_mounts(bundle, [bind(&source, "/data", &["rbind"]), tmpfs("/data/below", &[])]).up();
+    let bundle = with_mounts(bundle, [bind(&source, "/data", &["rbind"]), tmpfs("/data/below", &[])]);
+    let _gone_first = mounts;
+    bundle.up();
     let host = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     assert!(!host.contains("/rootfs") && !host.contains("/source/below"), "{host}");
 }
@@ -309,6 +315,7 @@ fn an_idmapped_bind_shifts_the_owners() {
         [mapped("/data", &["bind"]), mapped("/all", &["rbind", "ridmap"]), mapped("/one", &["rbind", "idmap"])],
     )
     .edit(|config| config["process"]["user"] = json!({ "uid": 5003, "gid": 6004 }));
+    let _gone_first = _mounts;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     if (numbers.next(), numbers.next()) < (Some(6), Some(3)) {

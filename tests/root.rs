@@ -107,6 +107,7 @@ fn readonly_paths_are_readonly_with_all_below_them() {
         mounts(config)
             .push(json!({ "destination": "/dir/sub", "type": "bind", "source": source, "options": ["bind"] }));
     });
+    let _gone_first = _mount;
     assert_eq!(bundle.run().well(), "1\n1\n1\n1\ntext\n1");
     assert!(!bundle.rootfs("/missing").exists());
 }
@@ -134,6 +135,7 @@ fn the_roots_propagation_is_as_asked() {
         let root = HostMount::bind(&bundle.rootfs("/"), MsFlags::empty());
         root.change(MsFlags::MS_SHARED);
         let bundle = bundle.edit(|config| config["linux"]["rootfsPropagation"] = json!(given));
+        let _gone_first = root;
         let said = bundle.run();
         assert_eq!(said.code, Some(0), "{given}: {}", said.stderr());
         assert_eq!(at(&said.stdout(), "/").peers(), own, "{given}");

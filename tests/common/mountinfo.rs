@@ -56,7 +56,8 @@ pub fn at(mountinfo: &str, point: &str) -> Mount {
     found.unwrap_or_else(|| panic!("nothing is mounted on {point}: {mountinfo}"))
 }
 
-/// A mount in the namespace of this test's process, gone when it is dropped.
+/// A mount in the namespace of this test's process, gone when it is dropped: which must be before the bundle that it lies in
+/// (`let _gone_first`), or the bundle can't be removed.
 pub struct HostMount(PathBuf);
 
 impl HostMount {
