@@ -25,6 +25,8 @@ pub(super) fn user(uid: u32, gid: u32, groups: Option<&[u32]>, keep: u64) -> Res
     creds::setresgid(gid).named("setresgid")?;
     creds::setresuid(uid).named("setresuid")?;
     creds::prctl(libc::PR_SET_KEEPCAPS, 0, 0).named("prctl(PR_SET_KEEPCAPS)")?;
+    // A change of ids has made it what fs.suid_dumpable says.
+    creds::prctl(libc::PR_SET_DUMPABLE, 0, 0).named("prctl(PR_SET_DUMPABLE)")?;
     // setresuid(2) has emptied the effective set; what is left of the set-up (Cwd, Home) needs nothing beyond `keep`.
     let mut now = creds::capget().named("capget")?;
     now.permitted &= keep;
