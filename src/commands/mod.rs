@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
 use crate::host::Rootless;
 use crate::state::Store;
@@ -21,18 +21,12 @@ mod spec;
 mod start;
 mod state;
 
-/// Runs containers from OCI bundles, on Linux with cgroups v2.
-///
-/// A bundle is a directory with a config.json and a root file system. `orlop spec` writes a config.json to begin with,
-/// `orlop plan` shows what a bundle would do, `orlop run` does it.
-#[derive(Debug, Parser)]
-#[command(name = "orlop", args_override_self = true, disable_version_flag = true)]
-struct Cli {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
+const ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2";
+
+const LONG_ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2.
+
+A bundle is a directory with a config.json and a root file system. `orlop spec` writes a config.json to begin with, \
+`orlop plan` shows what a bundle would do, `orlop run` does it.";
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
@@ -95,89 +89,83 @@ impl Global {
     }
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Make a container: everything is set up, its program waits for `start`
-    Create(create::CreateArgs),
-    /// Let the program of a created container run
-    Start(start::StartArgs),
-    /// Make a container and run its program
-    Run(create::RunArgs),
-    /// Run one more process in a container
-    Exec(exec::ExecArgs),
-    /// Print a container's state as JSON
-    State(state::StateArgs),
-    /// Send a signal to a container's first process
-    Kill(kill::KillArgs),
-    /// Remove a container that has stopped
-    Delete(delete::DeleteArgs),
-    /// List the containers of this root
-    List(list::ListArgs),
-    /// List the processes of a container
-    Ps(ps::PsArgs),
-    /// Stop all processes of a container where they are
-    Pause(pause::PauseArgs),
-    /// Let a paused container go on
-    Resume(pause::PauseArgs),
-    /// Write a config.json to begin with
-    Spec(spec::SpecArgs),
-    /// Print what this runtime supports, as JSON
-    Features,
-    /// Show what a bundle would do, without doing anything and without root
-    Plan(plan::PlanArgs),
+/// One verb: its options are made only when it is the one that is called, since to make those of all takes longer than
+/// many a verb's own work.
+struct Verb {
+    name: &'static str,
+    about: &'static str,
+    options: fn(clap::Command) -> clap::Command,
+    run: fn(&ArgMatches, &Global) -> anyhow::Result<i32>,
 }
+
+macro_rules! verbs {
+    ($($name:literal, $about:literal, $args:ty, $run:path;)*) => {
+        &[$(Verb {
+            name: $name,
+            about: $about,
+            options: |command| <$args as Args>::augment_args(command).about($about).long_about(None),
+            run: |matches, global| $run(&<$args as FromArgMatches>::from_arg_matches(matches)?, global),
+        }),*]
+    };
+}
+
+const VERBS: &[Verb] = verbs! {
+    "create", "Make a container: everything is set up, its program waits for `start`", create::CreateArgs, create::create;
+    "start", "Let the program of a created container run", start::StartArgs, start::run;
+    "run", "Make a container and run its program", create::RunArgs, create::run;
+    "exec", "Run one more process in a container", exec::ExecArgs, exec::run;
+    "state", "Print a container's state as JSON", state::StateArgs, state::run;
+    "kill", "Send a signal to a container's first process", kill::KillArgs, kill::run;
+    "delete", "Remove a container that has stopped", delete::DeleteArgs, delete::run;
+    "list", "List the containers of this root", list::ListArgs, list::run;
+    "ps", "List the processes of a container", ps::PsArgs, ps::run;
+    "pause", "Stop all processes of a container where they are", pause::PauseArgs, pause::pause;
+    "resume", "Let a paused container go on", pause::PauseArgs, pause::resume;
+    "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
+    "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
+    "plan", "Show what a bundle would do, without doing anything and without root", plan::PlanArgs, plan::run;
+};
 
 /// Runs the command line, and returns the exit status.
 pub fn main() -> i32 {
     let words = arguments::normalise(std::env::args_os().collect());
-    let cli = match Cli::try_parse_from(words) {
-        Ok(cli) => cli,
+    let parsed = command_line().try_get_matches_from(words).and_then(|matches| {
+        let global = Global::from_arg_matches(&matches)?;
+        Ok((matches, global))
+    });
+    let (matches, global) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             return i32::from(error.use_stderr());
         }
     };
-    if cli.global.version {
+    if global.version {
         print_version();
         return 0;
     }
-    let Some(command) = cli.command else {
+    let called = matches.subcommand().and_then(|(name, own)| Some((VERBS.iter().find(|verb| verb.name == name)?, own)));
+    let Some((verb, own)) = called else {
         let _ = command_line().print_help();
         return 0;
     };
-    let own_failure = if matches!(command, Command::Exec(_)) { 255 } else { 1 };
-    match dispatch(command, &cli.global) {
+    match dispatch(verb, own, &global) {
         Ok(status) => status,
         Err(error) => {
-            log::failed(&cli.global, &error);
-            own_failure
+            log::failed(&global, &error);
+            if verb.name == "exec" { 255 } else { 1 }
         }
     }
 }
 
-fn dispatch(command: Command, global: &Global) -> anyhow::Result<i32> {
+fn dispatch(verb: &Verb, matches: &ArgMatches, global: &Global) -> anyhow::Result<i32> {
     if global.systemd_cgroup {
         anyhow::bail!(
             crate::error::Error::new("the systemd cgroup driver is not supported by this version")
                 .hint("leave --systemd-cgroup out: the cgroupfs driver is used")
         );
     }
-    match command {
-        Command::Create(args) => create::create(&args, global),
-        Command::Run(args) => create::run(&args, global),
-        Command::Start(args) => start::run(&args, global),
-        Command::Exec(args) => exec::run(&args, global),
-        Command::State(args) => state::run(&args, global),
-        Command::Kill(args) => kill::run(&args, global),
-        Command::Delete(args) => delete::run(&args, global),
-        Command::List(args) => list::run(&args, global),
-        Command::Ps(args) => ps::run(&args, global),
-        Command::Pause(args) => pause::pause(&args, global),
-        Command::Resume(args) => pause::resume(&args, global),
-        Command::Spec(args) => spec::run(&args, global),
-        Command::Features => spec::features(),
-        Command::Plan(args) => plan::run(&args, global),
-    }
+    (verb.run)(matches, global)
 }
 
 /// The shape that go-runc and Docker parse: `runc version <version>`, then lines that begin with `commit: ` and `spec: `.
@@ -189,5 +177,8 @@ fn print_version() {
 
 /// The whole command line as clap knows it, for completions, man pages and tests.
 pub fn command_line() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+    let root = clap::Command::new("orlop").about(ABOUT).long_about(LONG_ABOUT).args_override_self(true);
+    let root = Global::augment_args(root.disable_version_flag(true)).about(ABOUT).long_about(LONG_ABOUT);
+    let verb = |verb: &Verb| clap::Command::new(verb.name).about(verb.about).args_override_self(true).defer(verb.options);
+    root.subcommands(VERBS.iter().map(verb))
 }

@@ -33,8 +33,12 @@ pub(super) fn run(args: &SpecArgs, global: &Global) -> anyhow::Result<i32> {
     Ok(0)
 }
 
+/// `features`.
+#[derive(Debug, Args)]
+pub(super) struct FeaturesArgs {}
+
 /// `features`: standard output only, since CRI-O reads both streams as one.
-pub(super) fn features() -> anyhow::Result<i32> {
+pub(super) fn features(_: &FeaturesArgs, _: &Global) -> anyhow::Result<i32> {
     println!("{}", serde_json::to_string_pretty(&crate::features::features())?);
     Ok(0)
 }

@@ -82,6 +82,9 @@ fn hint(op: &Op, errno: Errno) -> Option<&'static str> {
         (Op::Mount(mount), Errno::ENOENT) if matches!(mount.source, crate::plan::op::Source::Bind(_)) => {
             "the source does not exist on the host"
         }
+        (Op::Mount(mount), Errno::EACCES) if matches!(mount.source, crate::plan::op::Source::Bind(_)) => {
+            "the way to the source must be passable for the ids of the user namespace"
+        }
         (Op::Mount(_), Errno::ENODEV) => "the kernel has no such file system",
         (Op::Mount(_), Errno::EPERM) => {
             "in a user namespace a new procfs or sysfs must not show more than those mounted already: something masked \
