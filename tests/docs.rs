@@ -51,3 +51,33 @@ fn operations_md_is_what_the_source_says() {
     }
     assert_eq!(fs::read_to_string(path).expect("operations.md"), page, "run UPDATE_DOCS=1 cargo test --test docs");
 }
+
+/// The commands of the `sh` blocks of a page.
+fn commands(page: &str) -> String {
+    page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn the_commands_of_running_md_do_what_it_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = commands(&fs::read_to_string(root.join("docs/running.md")).expect("running.md"));
+    assert!(script.matches("orlop ").count() >= 6, "{script}");
+    let binaries = Path::new(env!("CARGO_BIN_EXE_orlop")).parent().expect("a directory").to_owned();
+    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap_or_default());
+    // /run may be the machine's own: the state of this test lies elsewhere.
+    let script = format!("orlop() {{ command orlop --root \"$STATE\" \"$@\"; }}\n{script}");
+    let state = std::env::temp_dir().join(format!("orlop-test-docs-{}", std::process::id()));
+    let output = std::process::Command::new("sh")
+        .args(["-euc", &script])
+        .current_dir(root)
+        .env("PATH", path)
+        .env("STATE", &state)
+        .output()
+        .expect("sh");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["execve \"/bin/sh\" \"/hello\"", "Hello from a container", "\"status\": \"created\""] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    fs::remove_dir_all(state).expect("remove the state");
+}

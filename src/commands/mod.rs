@@ -179,6 +179,7 @@ fn print_version() {
 pub fn command_line() -> clap::Command {
     let root = clap::Command::new("orlop").about(ABOUT).long_about(LONG_ABOUT).args_override_self(true);
     let root = Global::augment_args(root.disable_version_flag(true)).about(ABOUT).long_about(LONG_ABOUT);
-    let verb = |verb: &Verb| clap::Command::new(verb.name).about(verb.about).args_override_self(true).defer(verb.options);
+    let verb =
+        |verb: &Verb| clap::Command::new(verb.name).about(verb.about).args_override_self(true).defer(verb.options);
     root.subcommands(VERBS.iter().map(verb))
 }
