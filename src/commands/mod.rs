@@ -165,6 +165,10 @@ fn dispatch(verb: &Verb, matches: &ArgMatches, global: &Global) -> anyhow::Resul
                 .hint("leave --systemd-cgroup out: the cgroupfs driver is used")
         );
     }
+    // Only these put a process of this binary into a container.
+    if ["create", "run", "exec"].contains(&verb.name) {
+        crate::seal::ensure()?;
+    }
     (verb.run)(matches, global)
 }
 

@@ -65,6 +65,22 @@ pub fn execve(path: &CStr, argv: &StringArray, envp: &StringArray, extra: Option
     answer.err().unwrap_or(Errno::UnknownErrno)
 }
 
+/// execveat(2) `AT_EMPTY_PATH` of the file that `file` is open on: returns only when it fails.
+pub fn execveat(file: BorrowedFd<'_>, argv: &StringArray, envp: &StringArray) -> Errno {
+    // SAFETY: both arrays are null-terminated and point at NUL-terminated strings; the path is an empty static string.
+    let answer = check(unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    });
+    answer.err().unwrap_or(Errno::UnknownErrno)
+}
+
 /// _exit(2): no destructor, no buffer of the parent's is run or flushed.
 pub fn exit(status: i32) -> ! {
     // SAFETY: no memory is passed.
