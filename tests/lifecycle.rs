@@ -436,3 +436,14 @@ fn spec_writes_a_config_that_runs_and_overwrites_none() {
     fs::write(&config, written.to_string()).expect("write");
     bundle.run().well();
 }
+
+#[test]
+fn a_process_that_waits_for_start_holds_nothing_of_the_hosts_open() {
+    let bundle = Bundle::sleeper();
+    bundle.create();
+    let open = fs::read_dir(format!("/proc/{}/fd", bundle.pid())).expect("fd").flatten();
+    let files = open.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|fd| fd > 2));
+    let mut files: Vec<_> = files.map(|entry| fs::read_link(entry.path()).expect("a link")).collect();
+    files.retain(|file| !file.ends_with("exec.fifo") && !file.to_string_lossy().starts_with("socket:"));
+    assert!(files.is_empty(), "{files:?}");
+}

@@ -288,15 +288,16 @@ fn await_start(state: &State<'_>) -> Result<(), Fail> {
     path::read(state.slot(Slot::ExecFifo), &mut byte).named("read exec.fifo").map(drop)
 }
 
-/// Closes all but the socket and the fifo, whose end of file tells the other side of the execve: a descriptor that is
-/// only marked close-on-exec can still be named as `/proc/self/fd/N` in the execve (CVE-2024-21626). Sockets and this
-/// fifo are nothing that a path could lead out by.
+/// Closes all but the socket and the fifo, whose end of file tells the other side of the execve, and the two files in memory
+/// of the hooks: a descriptor that is only marked close-on-exec can still be named as `/proc/self/fd/N` in the execve
+/// (CVE-2024-21626), and one of the host's is a way out for who may trace a process that waits for `start`. Those that are
+/// kept are nothing that a path could lead out by.
 fn close_descriptors(state: &State<'_>, from: u32) -> Result<(), Fail> {
-    let kept = [state.inherited.fds[Slot::Parent as usize], state.inherited.fds[Slot::ExecFifo as usize]];
-    let low = kept[0].min(kept[1]);
-    let high = kept[0].max(kept[1]);
+    let slots = [Slot::Parent, Slot::ExecFifo, Slot::HookState, Slot::HookOutput];
+    let mut kept = slots.map(|slot| state.inherited.fds[slot as usize]);
+    kept.sort_unstable();
     let mut first = from;
-    for fd in [low, high] {
+    for fd in kept {
         if fd >= 0 && fd as u32 >= from {
             if fd as u32 > first {
                 sys_process::close_range(first, fd as u32 - 1, false).named("close_range")?;

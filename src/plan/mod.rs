@@ -181,12 +181,13 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     process::program(process, &mut child)?;
     // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
     child.push(Op::OutliveParent, "");
+    child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
     child.push(Op::Await(Request::Ready), "");
     if !options.run {
         child.push(Op::AwaitStart, "");
     }
     hooks.start_container(process, seccomp.as_ref(), &mut child)?;
-    finish(process, options.preserve_fds, seccomp, &mut child)?;
+    finish(process, seccomp, &mut child)?;
 
     Ok(Plan {
         resources,
@@ -238,8 +239,9 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     credentials(process, facts, seccomp.as_ref(), &mut child)?;
     process::program(process, &mut child)?;
     child.push(Op::OutliveParent, "");
+    child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
     child.push(Op::Await(Request::Ready), "");
-    finish(process, options.preserve_fds, seccomp, &mut child)?;
+    finish(process, seccomp, &mut child)?;
     Ok(Plan {
         resources: None,
         joined: Vec::new(),
@@ -271,9 +273,8 @@ fn credentials(process: &Process, facts: &HostFacts, seccomp: Option<&op::Seccom
     capabilities::plan(process, facts, seccomp, child)
 }
 
-/// From `start` on: only closing, the filter and the execve are left.
-fn finish(process: &Process, preserve_fds: u32, seccomp: Option<op::SeccompOp>, child: &mut Steps) -> Result<()> {
-    child.push(Op::CloseDescriptors { from: 3 + preserve_fds }, "");
+/// From `start` on: only the filter and the execve are left.
+fn finish(process: &Process, seccomp: Option<op::SeccompOp>, child: &mut Steps) -> Result<()> {
     if let Some(filter) = seccomp {
         child.push(Op::Seccomp(Box::new(filter)), "/linux/seccomp");
     }
