@@ -113,7 +113,8 @@ impl Running {
         let before = self.ticks();
         sleep(Duration::from_millis(500));
         let used = self.ticks() - before;
-        assert!(used <= 5, "{used} ticks of 50 used while there was nothing to do");
+        // A loop that spins uses them all; a slow machine some for what came before.
+        assert!(used <= 30, "{used} ticks of 50 used while there was nothing to do");
     }
 }
 

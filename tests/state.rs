@@ -164,9 +164,9 @@ fn a_damaged_state_is_an_error_until_it_is_deleted_by_force() {
     assert!(alive(pid));
     bundle.on("delete", &["--force"]).well();
     assert!(!bundle.state_dir().exists());
-    // nothing says any more which process and which cgroup were its own
-    fs::write(cgroup(&bundle).join("cgroup.kill"), "1").expect("kill what was started here");
-    wait(|| fs::remove_dir(cgroup(&bundle)).is_ok());
+    // the saved configuration still tells the cgroup, and so every process in it
+    wait(|| !alive(pid));
+    assert!(!cgroup(&bundle).exists());
 }
 
 #[test]

@@ -6,10 +6,12 @@ use super::{Fail, Named};
 use crate::sys::creds::{self, CapSets};
 use crate::sys::path::{self, inherited};
 
-/// Ids 0 of the user namespace. Supplementary groups stay where the namespace denies setgroups(2).
+/// Ids 0 of the user namespace; where it maps no 0 (EINVAL) the set-up goes on with the ids that there are.
+/// Supplementary groups stay where the namespace denies setgroups(2).
 pub(super) fn become_root() -> Result<(), Fail> {
-    creds::setresgid(0).named("setresgid")?;
-    creds::setresuid(0).named("setresuid")
+    let mapped = |answer| if answer == Err(Errno::EINVAL) { Ok(()) } else { answer };
+    mapped(creds::setresgid(0)).named("setresgid")?;
+    mapped(creds::setresuid(0)).named("setresuid")
 }
 
 /// Groups, then the group, then the user, with the permitted set kept across it. `keep` alone stays permitted.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::exec::protocol::{GO, Report};
+use crate::exec::protocol::{GO, Report, Staged};
 use crate::plan::op::{NAMESPACES, Op, Request, SeccompOp, Slot, Step};
 use crate::sys::clone::{setns, unshare};
 use crate::sys::creds;
@@ -43,6 +43,8 @@ pub struct Inherited<'a> {
     pub trees: &'a [RawFd],
     /// The page in which a failure is left.
     pub report: &'a Shared<Report>,
+    /// The page in which a stage leaves the pid of what it has cloned.
+    pub staged: &'a Shared<Staged>,
 }
 
 /// Why an operation failed.
@@ -327,8 +329,12 @@ fn seccomp(state: &State<'_>, filter: &SeccompOp) -> Result<(), Fail> {
         return Ok(());
     }
     report.update(|report| report.listener = listener as u32 + 1);
-    while report.get().taken == 0 {
+    // No call may be made, not even to look at a clock: some minutes of turns are the bound.
+    for _ in 0..1u64 << 32 {
+        if report.get().taken != 0 {
+            return Ok(());
+        }
         std::hint::spin_loop();
     }
-    Ok(())
+    Err(Fail::new("pidfd_getfd", Errno::ETIMEDOUT).because("nobody has taken the seccomp listener"))
 }

@@ -27,8 +27,9 @@ pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
     };
     let state = match dir.read() {
         Ok(state) => state,
-        Err(_) if args.force => {
-            dir.remove()?;
+        // A newer orlop's container is not ours to guess at.
+        Err(error) if args.force && !error.message.contains("has layout") => {
+            create::destroy_unknown(&dir, &args.id)?;
             return Ok(0);
         }
         Err(error) => return Err(error.into()),

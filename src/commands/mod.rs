@@ -126,9 +126,17 @@ const VERBS: &[Verb] = verbs! {
     "plan", "Show what a bundle would do, without doing anything and without root", plan::PlanArgs, plan::run;
 };
 
+/// The verbs that put a process of this binary into a container.
+const ENTERING: &[&str] = &["create", "run", "exec"];
+
 /// Runs the command line, and returns the exit status.
 pub fn main() -> i32 {
-    let words = arguments::normalise(std::env::args_os().collect());
+    let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // Before any other work, which would be done twice. What fails here fails again below, and is told there.
+    if words.iter().skip(1).any(|word| ENTERING.iter().any(|verb| word == verb)) {
+        let _ = crate::seal::ensure();
+    }
+    let words = arguments::normalise(words);
     let parsed = command_line().try_get_matches_from(words).and_then(|matches| {
         let global = Global::from_arg_matches(&matches)?;
         Ok((matches, global))
@@ -165,8 +173,7 @@ fn dispatch(verb: &Verb, matches: &ArgMatches, global: &Global) -> anyhow::Resul
                 .hint("leave --systemd-cgroup out: the cgroupfs driver is used")
         );
     }
-    // Only these put a process of this binary into a container.
-    if ["create", "run", "exec"].contains(&verb.name) {
+    if ENTERING.contains(&verb.name) {
         crate::seal::ensure()?;
     }
     (verb.run)(matches, global)

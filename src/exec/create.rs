@@ -394,6 +394,20 @@ pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
     dir.remove()
 }
 
+/// The same where state.json can't be read: the saved configuration and the id still tell the cgroup, and so every
+/// process in it.
+pub fn destroy_unknown(dir: &Dir, id: &str) -> Result<()> {
+    if let (Ok(saved), Some(hierarchy)) = (dir.config(Path::new("/")), cgroup::Hierarchy::find()?) {
+        let given = saved.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        let path = cgroup::path(given, id, &hierarchy.own)?;
+        if let Some(cgroup) = Cgroup::open(&hierarchy, &path)? {
+            cgroup.kill()?;
+            cgroup.remove(Instant::now() + END)?;
+        }
+    }
+    dir.remove()
+}
+
 fn end_of(process: &OwnedFd) -> Result<()> {
     match crate::sys::process::poll_in(process.as_fd(), END.as_millis() as i32) {
         Ok(true) => Ok(()),

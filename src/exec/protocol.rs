@@ -31,8 +31,6 @@ pub struct Report {
     errno: i32,
     /// The child is about to execve: an end of file after this is a success.
     pub executing: u32,
-    /// The container's process as the stage's clone3 returned it.
-    pub pid: i32,
     /// 1 + the number of the seccomp listener in the child.
     pub listener: u32,
     /// The listener has been taken, the child may go on.
@@ -44,6 +42,16 @@ pub struct Report {
 }
 
 plain!(Report);
+
+/// What a stage leaves: its own page, since the process that it has cloned may be writing to the other one.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Staged {
+    /// The container's process as the stage's clone3 returned it; 0 while there is none.
+    pub pid: i32,
+}
+
+plain!(Staged);
 
 /// A failure as the parent reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::explain;
 use super::listener::Agent;
-use super::protocol::{GO, Report};
+use super::protocol::{GO, Report, Staged};
 use crate::child::{self, Inherited, SLOTS};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -78,7 +78,9 @@ pub fn spawn(
         .map_err(|errno| Error::new("make the socket to the child").call("socketpair", errno))?;
     slots.set(Slot::Parent, theirs.as_fd());
     let trees: Vec<RawFd> = trees.iter().map(AsRawFd::as_raw_fd).collect();
-    let inherited = Inherited { fds: slots.fds, trees: &trees, report };
+    let staged_pid =
+        Shared::<Staged>::anonymous().map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
+    let inherited = Inherited { fds: slots.fds, trees: &trees, report, staged: &staged_pid };
     let staged = !plan.stage.is_empty();
     let flags = if staged { 0 } else { plan.clone_flags };
     let (pid, pidfd) = match clone3(flags, cgroup).map_err(|errno| clone_error(plan, errno))? {
@@ -98,7 +100,7 @@ pub fn spawn(
     if !staged {
         return Ok(Spawned { pid, pidfd, socket: ours });
     }
-    let (pid, pidfd) = after_stage(plan, pid, &pidfd, report)?;
+    let (pid, pidfd) = after_stage(plan, pid, &pidfd, report, &staged_pid)?;
     Ok(Spawned { pid, pidfd, socket: ours })
 }
 
@@ -110,7 +112,7 @@ fn in_child(plan: &Plan, staged: bool, inherited: &Inherited<'_>) -> ! {
         match clone3(plan.clone_flags | libc::CLONE_PARENT as u64, None) {
             Err(errno) => child::clone_failed(inherited, plan.stage.len(), errno),
             Ok(Cloned::Parent(pid, _)) => {
-                inherited.report.update(|report| report.pid = pid.as_raw());
+                inherited.staged.update(|staged| staged.pid = pid.as_raw());
                 crate::sys::process::exit(0)
             }
             Ok(Cloned::Child) => {}
@@ -122,23 +124,29 @@ fn in_child(plan: &Plan, staged: bool, inherited: &Inherited<'_>) -> ! {
 }
 
 /// The stage ends as soon as it has cloned; the container's process is our child (CLONE_PARENT).
-fn after_stage(plan: &Plan, stage: Pid, pidfd: &OwnedFd, report: &Shared<Report>) -> Result<(Pid, OwnedFd)> {
+fn after_stage(
+    plan: &Plan,
+    stage: Pid,
+    pidfd: &OwnedFd,
+    report: &Shared<Report>,
+    staged: &Shared<Staged>,
+) -> Result<(Pid, OwnedFd)> {
     let ended = poll_in(pidfd.as_fd(), BOUND.as_millis() as i32).unwrap_or(false);
     if !ended {
         let _ = crate::sys::process::pidfd_kill(pidfd.as_fd());
     }
     let _ = wait_status(stage.as_raw());
-    let seen = report.get();
-    if seen.pid == 0 {
-        return Err(match seen.failure() {
+    let pid = staged.get().pid;
+    if pid == 0 {
+        return Err(match report.get().failure() {
             Some(failure) => explain::failure(plan, &failure),
             None => Error::new("unable to start container process: the stage process was killed"),
         });
     }
     // Not yet waited for, so the number is still that process's.
     let pidfd =
-        pidfd_open(seen.pid).map_err(|errno| Error::new("open the container's process").call("pidfd_open", errno))?;
-    Ok((Pid::from_raw(seen.pid), pidfd))
+        pidfd_open(pid).map_err(|errno| Error::new("open the container's process").call("pidfd_open", errno))?;
+    Ok((Pid::from_raw(pid), pidfd))
 }
 
 fn clone_error(plan: &Plan, errno: Errno) -> Error {

@@ -135,6 +135,10 @@ fn cgroup(
         warnings.push(format!("{from}: no cgroup v2 file system on this host, so none is mounted"));
         return Ok(());
     };
+    // Without a cgroup of its own the container would get the caller's, with the right to kill or freeze it.
+    if facts.rootless && !resources.is_some_and(Resources::required) {
+        mount.options.set |= MOUNT_ATTR_RDONLY;
+    }
     if !own_namespace {
         if facts.rootless {
             mount.options.set |= MOUNT_ATTR_RDONLY;
