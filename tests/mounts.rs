@@ -386,6 +386,17 @@ fn a_remount_changes_what_is_there() {
     let remount = tmpfs("/data", &["remount", "ro", "noexec"]);
     let bundle = with_mounts(Bundle::new().args(MOUNTINFO), [tmpfs("/data", &["nosuid"]), remount]);
     check(&at(&bundle.run().well(), "/data"), "remount", "ro noexec nosuid", "rw");
+    let back = tmpfs("/data", &["remount", "rw", "suid"]);
+    let bundle = with_mounts(Bundle::new().args(MOUNTINFO), [tmpfs("/data", &["ro", "nosuid", "nodev"]), back]);
+    check(&at(&bundle.run().well(), "/data"), "remount", "rw nodev", "ro nosuid");
+}
+
+#[test]
+fn no_kernel_file_system_goes_below_proc() {
+    let sysfs = json!({ "destination": "/link/bus", "type": "sysfs", "source": "sysfs", "options": ["nosuid"] });
+    let bundle = with_mounts(Bundle::script("true"), [sysfs]);
+    std::os::unix::fs::symlink("/proc", bundle.dir.join("rootfs/link")).expect("a link");
+    bundle.run().fails("inside /proc");
 }
 
 #[test]

@@ -57,7 +57,11 @@ fn entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usize) ->
             path::fchmod(copy.as_fd(), mode).named("fchmod")
         }
         libc::S_IFREG => {
-            let source = path::openat2(from, name, flags, 0, resolve).named("openat2")?;
+            // Another may have put a fifo in its place since.
+            let source = path::openat2(from, name, flags | libc::O_NONBLOCK, 0, resolve).named("openat2")?;
+            if path::fstat(source.as_fd()).named("fstat")?.st_mode & libc::S_IFMT != libc::S_IFREG {
+                return Err(Fail::new("fstat", Errno::ESTALE).because("tmpcopyup: a file was exchanged meanwhile"));
+            }
             let create = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
             let copy = path::openat2(to, name, create, 0o600, resolve).named("openat2")?;
             path::copy_contents(source.as_fd(), copy.as_fd()).named("write")?;

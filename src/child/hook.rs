@@ -28,6 +28,10 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
     path::rewind(input).named("lseek")?;
     let (pid, pidfd) = match clone3(0, None).named("clone3")? {
         Cloned::Child => {
+            // A session and so a group of its own, which ends with it when its time is over.
+            if process::setsid().is_err() {
+                process::exit(127);
+            }
             // As runc has it: what such a hook changes is the root file system, and its state does not name that.
             if hook.kind == "createContainer" {
                 // Set-up goes on without a mask; the hook's files are not part of it.
@@ -57,7 +61,7 @@ pub(super) fn run(state: &State<'_>, hook: &Hook) -> Result<(), Fail> {
     let milliseconds = i32::try_from(u64::from(hook.timeout) * 1000).unwrap_or(i32::MAX);
     let ended = process::poll_in(pidfd.as_fd(), milliseconds).named("poll")?;
     if !ended {
-        crate::sys::pidfd::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).named("pidfd_send_signal")?;
+        process::kill_group(pid.as_raw()).named("kill")?;
     }
     let status = process::wait_status(pid.as_raw()).named("wait4")?;
     if !ended {

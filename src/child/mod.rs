@@ -195,7 +195,7 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::MoveRoot { cover } => root::move_root(state, cover),
         Op::Chroot => root::chroot(state),
         Op::RootPropagation { flags } => root::propagation(state, *flags),
-        Op::Attributes { target, set } => mount::attributes(state, target, *set),
+        Op::Attributes { target, set, clear } => mount::attributes(state, target, *set, *clear),
         Op::Mask { path } => mount::mask(state, path),
         Op::Readonly { path } => mount::readonly(state, path),
         Op::ReadonlyRoot => root::readonly(state),

@@ -120,13 +120,22 @@ fn ordinary_directory(root: BorrowedFd<'_>, target: &CStr) -> Result<OwnedFd, Fa
     const WHY: &str = "must be mounted on ordinary directory";
     match lookup(root, target, libc::O_NOFOLLOW) {
         Ok(file) => match is_directory(file.as_fd()).named("fstat")? {
-            true => Ok(file),
+            true => outside_proc(file, target),
             false => Err(Fail::new("openat2", Errno::ENOTDIR).because(WHY)),
         },
         Err(Errno::ENOENT) => lookup_or_create(root, target, true).named("openat2"),
         Err(Errno::ELOOP) => Err(Fail::new("openat2", Errno::ELOOP).because(WHY)),
         Err(errno) => Err(Fail::new("openat2", errno)),
     }
+}
+
+/// A link on the way may have led into the container's procfs, where a second one would show what the first has masked.
+fn outside_proc(file: OwnedFd, target: &CStr) -> Result<OwnedFd, Fail> {
+    let there = path::fstatfs(file.as_fd()).named("fstatfs")?;
+    if there != PROC_SUPER_MAGIC || matches!(target.to_bytes(), b"/proc" | b"/proc/") {
+        return Ok(file);
+    }
+    Err(Fail::new("fstatfs", Errno::EPERM).because("cannot be mounted because it is inside /proc"))
 }
 
 /// A target that turns out to lie on procfs, whatever link led there, is refused but for the few files above.
@@ -206,9 +215,9 @@ fn attach(state: &mut State<'_>, entry: &Mount, made: BorrowedFd<'_>, target: &O
 }
 
 /// More attributes of a mount that is there.
-pub(super) fn attributes(state: &mut State<'_>, target: &CStr, set: u64) -> Result<(), Fail> {
+pub(super) fn attributes(state: &mut State<'_>, target: &CStr, set: u64, clear: u64) -> Result<(), Fail> {
     let target = lookup(state.root()?, target, 0).named("openat2")?;
-    sys::mount_setattr(target.as_fd(), false, &MountAttr { attr_set: set, ..MountAttr::default() })
+    sys::mount_setattr(target.as_fd(), false, &MountAttr { attr_set: set, attr_clr: clear, ..MountAttr::default() })
         .named("mount_setattr")
 }
 

@@ -31,8 +31,11 @@ pub(super) fn plan(
         })?;
         let target = path_cstring(entry.destination(), &format!("{from}/destination"))?;
         if options.remount {
-            let set = options.set;
-            child.push(Op::Attributes { target, set }, from);
+            if !options.data.is_empty() || !options.flags.is_empty() {
+                warnings
+                    .push(format!("{from}: a remount changes the mount's own options, not those of its file system"));
+            }
+            child.push(Op::Attributes { target, set: options.set, clear: options.clear }, from);
             continue;
         }
         let mut mount = one(entry, &from, target, options)?;

@@ -206,8 +206,8 @@ pub enum Op {
     Chroot,
     /// Propagation of the container's `/`.
     RootPropagation { flags: u64 },
-    /// `later` attributes of a mount.
-    Attributes { target: CString, set: u64 },
+    /// Attributes of a mount that is there: those that had to wait, and `remount`.
+    Attributes { target: CString, set: u64, clear: u64 },
     /// Nothing of this path can be seen.
     Mask { path: CString },
     /// This path can't be written to.

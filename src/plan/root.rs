@@ -122,6 +122,6 @@ fn later_attributes(child: &mut Steps) {
         })
         .collect();
     for (target, set, from) in later {
-        child.push(Op::Attributes { target, set }, from);
+        child.push(Op::Attributes { target, set, clear: 0 }, from);
     }
 }

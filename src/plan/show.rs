@@ -152,7 +152,13 @@ impl Display for Op {
             }
             Op::Chroot => f.write_str("chroot"),
             Op::RootPropagation { flags } => write!(f, "make / {}", propagation(flags | libc::MS_REC)),
-            Op::Attributes { target, set } => write!(f, "set {{{}}} on {}", attributes(*set).join(","), text(target)),
+            Op::Attributes { target, set, clear } => {
+                write!(f, "set {{{}}} on {}", attributes(*set).join(","), text(target))?;
+                match attributes(*clear & !libc::MOUNT_ATTR__ATIME).as_slice() {
+                    [] => Ok(()),
+                    cleared => write!(f, ", clear {{{}}}", cleared.join(",")),
+                }
+            }
             Op::Mask { path } => write!(f, "mask {}", text(path)),
             Op::Readonly { path } => write!(f, "make {} read-only", text(path)),
             Op::ReadonlyRoot => f.write_str("make / read-only"),

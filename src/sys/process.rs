@@ -121,6 +121,13 @@ pub fn setdomainname(name: &CStr) -> SysResult<()> {
     check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.count_bytes()) }).map(drop)
 }
 
+/// kill(2) of the group that `leader` leads with `SIGKILL`. The leader must be a child that was not waited for, so that
+/// nobody else can have its number.
+pub fn kill_group(leader: i32) -> SysResult<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_kill, -leader, libc::SIGKILL) }).map(drop)
+}
+
 /// prlimit64(2) of `pid` (0: the caller).
 pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> SysResult<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
