@@ -175,14 +175,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     if !namespaces.new_user() {
         child.0.extend(rlimits.iter().cloned());
     }
-    process::label(process, &mut child)?;
-    let seccomp = seccomp::plan(spec, process, &mut warnings)?;
-    credentials(process, facts, seccomp.as_ref(), &mut child)?;
-    process::program(process, &mut child)?;
-    // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
-    child.push(Op::OutliveParent, "");
-    child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
-    child.push(Op::Await(Request::Ready), "");
+    let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
     if !options.run {
         child.push(Op::AwaitStart, "");
     }
@@ -234,13 +227,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     process::terminal(process, false, &mut child);
     process::session(process, &mut child);
     child.0.extend(process::rlimits(process)?);
-    process::label(process, &mut child)?;
-    let seccomp = seccomp::plan(spec, process, &mut warnings)?;
-    credentials(process, facts, seccomp.as_ref(), &mut child)?;
-    process::program(process, &mut child)?;
-    child.push(Op::OutliveParent, "");
-    child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
-    child.push(Op::Await(Request::Ready), "");
+    let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
     finish(process, seccomp, &mut child)?;
     Ok(Plan {
         resources: None,
@@ -257,6 +244,26 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
         terminal: process.terminal().unwrap_or(false),
         warnings,
     })
+}
+
+/// From the rights of set-up to the process's own, and to the point where the runtime hears that all is ready.
+fn hand_over(
+    spec: &Spec,
+    process: &Process,
+    facts: &HostFacts,
+    options: &Options,
+    warnings: &mut Vec<String>,
+    child: &mut Steps,
+) -> Result<Option<op::SeccompOp>> {
+    process::label(process, child)?;
+    let seccomp = seccomp::plan(spec, process, warnings)?;
+    credentials(process, facts, seccomp.as_ref(), child)?;
+    process::program(process, child)?;
+    // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
+    child.push(Op::OutliveParent, "");
+    child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
+    child.push(Op::Await(Request::Ready), "");
+    Ok(seccomp)
 }
 
 fn begin(steps: &mut Steps) {
