@@ -6,6 +6,7 @@
 //!     config.json         0600, the configuration as create read it; later commands read only this
 //!     exec.fifo           there until start: its absence tells running from created
 //!     report              the page in which the waiting process leaves why its execve failed
+//!     output              what the hooks in the container's namespaces said, where there are any
 //! ```
 //!
 //! state.json holds no plan. It names the process by pid, start time and boot, so that a reused pid is never taken for
