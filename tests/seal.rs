@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
+use std::process::{Command, Stdio};
 
-use common::{Bundle, ORLOP};
+use common::{Bundle, ORLOP, outcome};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
 #[test]
@@ -21,4 +22,37 @@ fn the_binary_of_a_process_that_waits_for_start_cannot_be_written_to() {
     let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_truncate);
     let sealed = seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL);
     assert!(read_only || sealed, "{seals:?}");
+}
+
+/// What strace(1) says of the calls `calls` of the runtime itself, not of what it clones, while it creates the container.
+fn traced_create(bundle: &Bundle, calls: &str, inject: &[&str]) -> String {
+    let log = bundle.dir.join("trace");
+    let mut command = Command::new("strace");
+    command.arg("-qq").arg("-o").arg(&log).args(["-e", &format!("trace={calls}")]).args(inject);
+    command.arg(ORLOP).arg("--root").arg(&bundle.store).args(["create", "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
+    command.stdin(Stdio::null());
+    outcome(command).well();
+    fs::read_to_string(log).expect("the trace")
+}
+
+/// arch_prctl(2) sets up thread-local storage, which is among the first things that the C library does.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_start_that_only_seals_comes_before_the_c_library() {
+    let bundle = Bundle::sleeper();
+    let trace = traced_create(&bundle, "execve,execveat,arch_prctl", &[]);
+    let calls: Vec<_> = trace.lines().filter_map(|line| line.split('(').next()).collect();
+    assert_eq!(calls, ["execve", "execveat", "arch_prctl"], "{trace}");
+}
+
+#[test]
+fn where_no_overlay_can_be_mounted_it_is_a_sealed_copy() {
+    let bundle = Bundle::sleeper();
+    traced_create(&bundle, "fsopen", &["-e", "inject=fsopen:error=EPERM"]);
+    let exe = format!("/proc/{}/exe", bundle.pid());
+    let file = fs::File::open(&exe).expect("what the process runs");
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate).expect("a memfd");
+    let all = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    assert_eq!(seals, all);
+    assert_eq!(fs::read(&exe).expect("the copy"), fs::read(ORLOP).expect("the binary"));
 }

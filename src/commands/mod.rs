@@ -132,10 +132,6 @@ const ENTERING: &[&str] = &["create", "run", "exec"];
 /// Runs the command line, and returns the exit status.
 pub fn main() -> i32 {
     let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    // Before any other work, which would be done twice. What fails here fails again below, and is told there.
-    if words.iter().skip(1).any(|word| ENTERING.iter().any(|verb| word == verb)) {
-        let _ = crate::seal::ensure();
-    }
     let words = arguments::normalise(words);
     let parsed = command_line().try_get_matches_from(words).and_then(|matches| {
         let global = Global::from_arg_matches(&matches)?;

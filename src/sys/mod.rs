@@ -12,6 +12,8 @@ pub mod alloc_guard;
 pub mod bpf;
 pub mod clone;
 pub mod creds;
+#[cfg(target_arch = "x86_64")]
+pub mod first;
 pub mod ioctl;
 pub mod mount;
 pub mod path;

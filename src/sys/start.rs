@@ -7,6 +7,8 @@
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
+        $crate::elf_entry!();
+
         #[allow(unsafe_code)]
         // SAFETY: the C library calls `main` once; the symbol is defined once, by the one use of this macro.
         #[unsafe(no_mangle)]
@@ -14,6 +16,33 @@ macro_rules! entry {
             $crate::sys::start::prepare();
             $main()
         }
+    };
+}
+
+/// The symbol at which the kernel enters the program (`build.rs` names it to the linker). Used once, by [`crate::entry`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! elf_entry {
+    () => {
+        #[cfg(target_arch = "x86_64")]
+        // The kernel's stack pointer is the first argument; rdx (a function for atexit(3), which a static program does not
+        // get) and the stack are handed on as they came.
+        core::arch::global_asm!(
+            ".globl orlop_entry",
+            ".type orlop_entry, @function",
+            "orlop_entry:",
+            "xor ebp, ebp",
+            "mov rdi, rsp",
+            "mov r12, rdx",
+            "mov r13, rsp",
+            "and rsp, -16",
+            "call {first}",
+            "mov rsp, r13",
+            "mov rdx, r12",
+            "jmp _start",
+            ".size orlop_entry, . - orlop_entry",
+            first = sym $crate::sys::first::first,
+        );
     };
 }
 
