@@ -26,6 +26,7 @@ pub fn features() -> Value {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
             "mountExtensions": {"idmap": {"enabled": true}},
+            "memoryPolicy": memory_policy(),
             "netDevices": {"enabled": false},
         },
         "annotations": {"orlop.version": env!("CARGO_PKG_VERSION")},
@@ -39,6 +40,11 @@ fn capabilities() -> Vec<String> {
     let mut all: Vec<_> = caps::all().into_iter().collect();
     all.sort_by_key(caps::Capability::index);
     all.iter().map(ToString::to_string).collect()
+}
+
+fn memory_policy() -> Value {
+    let (modes, flags) = crate::plan::sched::memory_policies();
+    json!({"modes": modes, "flags": flags})
 }
 
 fn seccomp() -> Value {

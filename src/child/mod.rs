@@ -18,7 +18,7 @@ use crate::sys::creds;
 use crate::sys::path::{self, inherited};
 use crate::sys::process as sys_process;
 use crate::sys::shared::Shared;
-use crate::sys::{SysResult, sigaction};
+use crate::sys::{SysResult, sched, sigaction};
 
 mod copy_up;
 mod credentials;
@@ -206,6 +206,11 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         }
         Op::NewSession => sys_process::setsid().named("setsid"),
         Op::Rlimit { resource, soft, hard, .. } => sys_process::prlimit(0, *resource, *soft, *hard).named("prlimit"),
+        Op::Scheduler(attr) => sched::sched_setattr(attr).named("sched_setattr"),
+        Op::IoPriority { class, level } => sched::ioprio_set(*class, *level).named("ioprio_set"),
+        Op::MemoryPolicy { mode, flags, nodes } => sched::set_mempolicy(mode | flags, nodes).named("set_mempolicy"),
+        Op::Personality { persona } => sched::personality(*persona).named("personality"),
+        Op::Affinity { cpus } => sched::sched_setaffinity(cpus).named("sched_setaffinity"),
         Op::NoNewPrivileges => {
             creds::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map(drop).named("prctl(PR_SET_NO_NEW_PRIVS)")
         }

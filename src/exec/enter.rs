@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::plan::op::Slot;
 use crate::state::State;
 use crate::sys::path as sys;
+use crate::sys::sched;
 use crate::sys::shared::Shared;
 
 /// Carries out the plan of an exec: the process is born in the container's cgroup, and its program runs on return.
@@ -34,6 +35,7 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>)
         Shared::<Report>::anonymous().map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
     let mut agent = Agent::connect(spec, &state.id, "running", &state.bundle)?;
     let cgroup = state.open_cgroup()?;
+    let affinity = Affinity::begin(&plan.initial_cpus)?;
     let process = match spawn(plan, slots.clone(), &[], &report, cgroup.as_ref().map(Cgroup::fd)) {
         // Controllers are enabled below the container's cgroup (systemd or docker inside it), so no process may be in
         // it any more: the one that init has moved to takes this one too.
@@ -43,12 +45,40 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>)
         }
         other => other?,
     };
+    drop(affinity);
     match process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(())) {
         Ok(_) => Ok(process),
         Err(error) => {
             process.kill();
             Err(error)
         }
+    }
+}
+
+/// The processors of this process while it clones, since a child has those of its parent; dropped, they are as before.
+struct Affinity(Vec<u64>);
+
+impl Affinity {
+    fn begin(cpus: &[u64]) -> Result<Option<Self>> {
+        if cpus.is_empty() {
+            return Ok(None);
+        }
+        let failed = |call: &str, errno| {
+            Error::new("set the initial CPU affinity").call(call, errno).at("/process/execCPUAffinity/initial")
+        };
+        let before = sched::sched_getaffinity().map_err(|errno| failed("sched_getaffinity", errno))?;
+        sched::sched_setaffinity(cpus).map_err(|errno| match errno {
+            Errno::EINVAL => failed("sched_setaffinity", errno).hint("none of these processors is online here"),
+            _ => failed("sched_setaffinity", errno),
+        })?;
+        Ok(Some(Self(before)))
+    }
+}
+
+impl Drop for Affinity {
+    fn drop(&mut self) {
+        // It was allowed before. Where a processor has gone since, the mask stays as it is.
+        let _ = sched::sched_setaffinity(&self.0);
     }
 }
 

@@ -102,6 +102,18 @@ fn hint(op: &Op, errno: Errno) -> Option<&'static str> {
         (Op::User { .. }, Errno::EPERM) => "groups can't be set where setgroups is denied (newgidmap gives the right)",
         (Op::Rlimit { .. }, Errno::EPERM) => "a hard limit is raised only with CAP_SYS_RESOURCE",
         (Op::Rlimit { .. }, Errno::EINVAL) => "the soft limit is above the hard one",
+        (Op::Scheduler(_) | Op::IoPriority { .. }, Errno::EPERM) => {
+            "it takes CAP_SYS_NICE in the initial user namespace (or RLIMIT_NICE, RLIMIT_RTPRIO), and for a real-time policy a \
+             cgroup with real-time bandwidth where the kernel has RT_GROUP_SCHED"
+        }
+        (Op::Scheduler(_), Errno::EINVAL) => "a policy or flag that this kernel does not have, as SCHED_ISO everywhere",
+        (Op::Scheduler(_), Errno::EBUSY) => "SCHED_DEADLINE: no such bandwidth is left on these processors",
+        (Op::Scheduler(_), Errno::EOPNOTSUPP) => "the kernel has no utilisation clamping (CONFIG_UCLAMP_TASK)",
+        (Op::MemoryPolicy { .. }, Errno::EINVAL) => {
+            "a node that is not online or not in cpuset.mems, or a mode or flag that this kernel does not have"
+        }
+        (Op::MemoryPolicy { .. }, Errno::ENOSYS) => "the kernel has no NUMA policies (CONFIG_NUMA)",
+        (Op::Affinity { .. }, Errno::EINVAL) => "none of these processors is online and in the container's cpuset.cpus",
         (Op::PivotRoot, Errno::EINVAL) => "an initial ramfs can't be left by pivot_root: use --no-pivot",
         (Op::Cwd { .. }, Errno::ENOENT) => "process.cwd does not exist in the container",
         (Op::Cwd { .. }, Errno::EACCES) => "process.cwd can't be entered by the process's user",

@@ -20,8 +20,10 @@ mod mounts;
 mod namespaces;
 pub mod op;
 mod process;
+pub mod ranges;
 mod resources;
 mod root;
+pub(crate) mod sched;
 mod seccomp;
 pub mod show;
 
@@ -99,6 +101,8 @@ pub struct Plan {
     pub stage: Vec<Step>,
     /// What the container's process does until its execve.
     pub child: Vec<Step>,
+    /// The processors that `exec` is on until its process is in the container's cgroup; empty: as the caller's.
+    pub initial_cpus: Vec<u64>,
     /// A hook runs in the container's namespaces.
     pub hooks_inside: bool,
     /// Hooks that the parent runs before the root file system is entered (`prestart`, then `createRuntime`).
@@ -192,6 +196,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         oom_score_adj: if namespaces.new_user() { process.oom_score_adj() } else { None },
         stage: stage.0,
         child: child.0,
+        initial_cpus: Vec::new(),
         hooks_inside: hooks.any_inside(),
         runtime_hooks: hooks.runtime(),
         terminal: process.terminal().unwrap_or(false),
@@ -227,6 +232,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     process::terminal(process, false, &mut child);
     process::session(process, &mut child);
     child.0.extend(process::rlimits(process)?);
+    sched::final_cpus(process, &mut child)?;
     let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
     finish(process, seccomp, &mut child)?;
     Ok(Plan {
@@ -239,6 +245,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
         oom_score_adj: None,
         stage: stage.0,
         child: child.0,
+        initial_cpus: sched::initial_cpus(process)?,
         hooks_inside: false,
         runtime_hooks: Vec::new(),
         terminal: process.terminal().unwrap_or(false),
@@ -255,6 +262,7 @@ fn hand_over(
     warnings: &mut Vec<String>,
     child: &mut Steps,
 ) -> Result<Option<op::SeccompOp>> {
+    sched::plan(spec, process, child)?;
     process::label(process, child)?;
     let seccomp = seccomp::plan(spec, process, warnings)?;
     credentials(process, facts, seccomp.as_ref(), child)?;

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use super::mount_options::MountOptions;
 use crate::sys::creds::CapSets;
 use crate::sys::process::StringArray;
+use crate::sys::sched::SchedAttr;
 
 /// A place in `config.json` (RFC 6901), or the empty string when the operation follows from no property of it.
 pub type Pointer = String;
@@ -222,6 +223,16 @@ pub enum Op {
     NewSession,
     /// prlimit(2).
     Rlimit { resource: u32, name: &'static str, soft: u64, hard: u64 },
+    /// sched_setattr(2).
+    Scheduler(SchedAttr),
+    /// ioprio_set(2) of the process.
+    IoPriority { class: i32, level: i32 },
+    /// set_mempolicy(2).
+    MemoryPolicy { mode: u32, flags: u32, nodes: Vec<u64> },
+    /// personality(2).
+    Personality { persona: u64 },
+    /// sched_setaffinity(2).
+    Affinity { cpus: Vec<u64> },
     /// `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivileges,
     /// `PR_CAPBSET_DROP` of all that is not kept.

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 use serde_json::{Value, json};
 
 use super::op::{Mount, Op, Request, SeccompWhen, Source, Step};
-use super::{IdMap, Plan};
+use super::{IdMap, Plan, ranges};
 use crate::sys::process::StringArray;
 
 fn text(string: &CStr) -> std::borrow::Cow<'_, str> {
@@ -167,6 +167,14 @@ impl Display for Op {
             Op::Umask { mask: None } => f.write_str("umask as the caller's"),
             Op::NewSession => f.write_str("setsid"),
             Op::Rlimit { name, soft, hard, .. } => write!(f, "prlimit {name} {}:{}", limit(*soft), limit(*hard)),
+            Op::Scheduler(attr) => attr.fmt(f),
+            Op::IoPriority { class, level } => write!(f, "ioprio_set class {} level {level}", io_class(*class)),
+            Op::MemoryPolicy { mode, flags, nodes } => {
+                write!(f, "set_mempolicy {}", super::sched::memory_policy_words(*mode, *flags))?;
+                if nodes.is_empty() { Ok(()) } else { write!(f, " nodes {}", ranges::text(nodes)) }
+            }
+            Op::Personality { persona } => write!(f, "personality {}", if *persona == 0 { "LINUX" } else { "LINUX32" }),
+            Op::Affinity { cpus } => write!(f, "sched_setaffinity {}", ranges::text(cpus)),
             Op::NoNewPrivileges => f.write_str("set no_new_privs"),
             Op::BoundingSet { keep, .. } => write!(f, "bounding set {}", capability_names(*keep)),
             Op::User { uid, gid, groups, .. } => match groups {
@@ -197,6 +205,14 @@ impl Display for Op {
             }
             Op::Exec { args, .. } => write!(f, "execve {}", command(args)),
         }
+    }
+}
+
+fn io_class(class: i32) -> &'static str {
+    match class {
+        1 => "IOPRIO_CLASS_RT",
+        2 => "IOPRIO_CLASS_BE",
+        _ => "IOPRIO_CLASS_IDLE",
     }
 }
 
@@ -251,6 +267,11 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
             maps(&tree.gids)
         );
         runtime(what, &tree.from);
+    }
+    if !plan.initial_cpus.is_empty() {
+        let what =
+            format!("sched_setaffinity {}, until the process is in the cgroup", ranges::text(&plan.initial_cpus));
+        runtime(what, "/process/execCPUAffinity/initial");
     }
     let into = if plan.resources.is_some() { "|CLONE_INTO_CGROUP" } else { "" };
     if plan.stage.is_empty() {

@@ -19,6 +19,7 @@ pub mod mount;
 pub mod path;
 pub mod pidfd;
 pub mod process;
+pub mod sched;
 mod seccomp;
 pub mod shared;
 pub mod sigaction;

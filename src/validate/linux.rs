@@ -25,6 +25,9 @@ pub(super) fn linux(spec: &Spec, context: &Context) -> Result<()> {
     restricted_paths(linux, namespaces)?;
     time_offsets(linux, namespaces)?;
     personality(linux)?;
+    if let Some(policy) = linux.memory_policy() {
+        crate::plan::sched::memory_policy(policy).map_err(below_linux)?;
+    }
     not_supported(linux)
 }
 
@@ -180,6 +183,12 @@ fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> Result<()> {
     }
 }
 
+/// The planner's errors have whole pointers, those here are relative to `linux`.
+fn below_linux(error: Error) -> Error {
+    let pointer = error.pointer.as_deref().and_then(|pointer| pointer.strip_prefix("/linux")).map(str::to_owned);
+    Error { pointer: pointer.or(error.pointer), ..error }
+}
+
 fn personality(linux: &Linux) -> Result<()> {
     let flags = linux.personality().as_ref().and_then(|personality| personality.flags().as_ref());
     match flags {
@@ -194,7 +203,6 @@ fn personality(linux: &Linux) -> Result<()> {
 fn not_supported(linux: &Linux) -> Result<()> {
     let asked = [
         ("intelRdt", linux.intel_rdt().is_some()),
-        ("memoryPolicy", linux.memory_policy().is_some()),
         ("netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
     ];
     match asked.iter().find(|(_, asked)| *asked) {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    IOPriorityClass, Linux, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, Process, Scheduler, User,
+    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, Process, Scheduler,
+    User,
 };
 
 use super::{Context, LinuxNamespaceType, Namespaces, bad, each, maps, no_nul, strings, under};
@@ -20,7 +21,8 @@ pub(super) fn process(process: &Process) -> Result<()> {
     rlimits(process.rlimits())?;
     attributes(process)?;
     process.scheduler().as_ref().map_or(Ok(()), |of| under("/scheduler", scheduler(of)))?;
-    process.io_priority().as_ref().map_or(Ok(()), |of| under("/ioPriority", io_priority(of)))
+    process.io_priority().as_ref().map_or(Ok(()), |of| under("/ioPriority", io_priority(of)))?;
+    process.exec_cpu_affinity().as_ref().map_or(Ok(()), |of| under("/execCPUAffinity", affinity(of)))
 }
 
 fn cwd(cwd: &Path) -> Result<()> {
@@ -133,6 +135,14 @@ fn deadline_times(wanted: bool, times: [u64; 3]) -> Result<()> {
             format!("SCHED_DEADLINE wants 0 < runtime ({runtime}) <= deadline ({deadline}) <= period ({period})"),
         )),
     }
+}
+
+/// Two lists of processors, as cpuset(7) has them.
+fn affinity(affinity: &ExecCPUAffinity) -> Result<()> {
+    for (place, list) in [("/initial", affinity.initial()), ("/final", affinity.cpu_affinity_final())] {
+        crate::plan::ranges::mask(list.as_deref().unwrap_or_default()).map_err(|why| bad(place, why))?;
+    }
+    Ok(())
 }
 
 /// `ioprio_set(2)`: eight levels in each class; the idle class has none.

@@ -256,7 +256,31 @@ fn linux_properties() {
                 "not supported",
             ),
             ("/linux/intelRdt", json!({"closID": "x"}), "/linux/intelRdt", "not supported"),
-            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "/linux/memoryPolicy", "not supported"),
+            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "/linux/memoryPolicy/nodes", "needs nodes"),
+            (
+                "/linux/memoryPolicy",
+                json!({"mode": "MPOL_LOCAL", "nodes": "0"}),
+                "/linux/memoryPolicy/nodes",
+                "takes no nodes",
+            ),
+            (
+                "/linux/memoryPolicy",
+                json!({"mode": "MPOL_BIND", "nodes": "1-0"}),
+                "/linux/memoryPolicy/nodes",
+                "not a range",
+            ),
+            (
+                "/linux/memoryPolicy",
+                json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]}),
+                "/linux/memoryPolicy/flags",
+                "exclude each other",
+            ),
+            (
+                "/linux/memoryPolicy",
+                json!({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_NUMA_BALANCING"]}),
+                "/linux/memoryPolicy/flags",
+                "not with MPOL_INTERLEAVE",
+            ),
             ("/linux/netDevices", json!({"eth0": {}}), "/linux/netDevices", "not supported"),
         ],
     );
