@@ -380,31 +380,40 @@ impl Dir {
 
 impl State {
     /// The pidfd of the container's first process, if it is still that very process and has not ended.
-    pub fn process(&self) -> Option<OwnedFd> {
-        if self.pid <= 0 || self.boot_id != boot_id() {
-            return None;
+    ///
+    /// # Errors
+    /// It can't be known: no descriptor or memory is left, or procfs can't be read. Who took that for "ended" would remove
+    /// a container that runs.
+    pub fn process(&self) -> Result<Option<OwnedFd>> {
+        if self.pid <= 0 || self.boot_id != boot_id()? {
+            return Ok(None);
         }
-        let pidfd = crate::sys::process::pidfd_open(self.pid).ok()?;
+        let pidfd = match crate::sys::process::pidfd_open(self.pid) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::ESRCH) => return Ok(None),
+            Err(errno) => {
+                return Err(Error::new("look for the container's first process").call("pidfd_open", errno));
+            }
+        };
         // The start time is read after the pidfd was opened: the same pid with the same start is the same process.
-        let (start, state) = start_time(Pid::from_raw(self.pid))?;
-        (start == self.start_time && !matches!(state, 'Z' | 'X')).then_some(pidfd)
+        let same = |(start, state)| start == self.start_time && !matches!(state, 'Z' | 'X');
+        Ok(start_time(Pid::from_raw(self.pid))?.is_some_and(same).then_some(pidfd))
     }
 
     /// What the container is doing, as the kernel has it.
-    pub fn status(&self, dir: &Dir) -> Status {
-        if self.creating {
-            return Status::Creating;
-        }
-        if self.process().is_none() {
-            return Status::Stopped;
-        }
-        if dir.has(c"exec.fifo") {
-            return Status::Created;
-        }
-        match self.open_cgroup() {
-            Ok(Some(cgroup)) if cgroup.frozen().unwrap_or(false) => Status::Paused,
-            _ => Status::Running,
-        }
+    ///
+    /// # Errors
+    /// As [`process`](Self::process), and when its cgroup can't be looked at.
+    pub fn status(&self, dir: &Dir) -> Result<Status> {
+        Ok(match () {
+            () if self.creating => Status::Creating,
+            () if self.process()?.is_none() => Status::Stopped,
+            () if dir.has(c"exec.fifo") => Status::Created,
+            () => match self.open_cgroup()? {
+                Some(cgroup) if cgroup.frozen()? => Status::Paused,
+                _ => Status::Running,
+            },
+        })
     }
 
     /// The container's cgroup, if it has one and it is still there.
@@ -419,22 +428,38 @@ impl State {
     }
 }
 
-/// This boot, or the empty string where procfs is not there.
-pub fn boot_id() -> String {
-    small_file("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+/// The name of this boot (random(4)).
+///
+/// # Errors
+/// procfs can't be read.
+pub fn boot_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let id = small_file(PATH).map_err(|errno| Error::new(format!("read {PATH}")).call("read", errno))?;
+    Ok(id.trim().to_owned())
 }
 
 /// A file of procfs that is shorter than a page, in one read(2).
-fn small_file(path: &str) -> Option<String> {
+fn small_file(path: &str) -> std::result::Result<String, Errno> {
     let mut bytes = vec![0; 4096];
-    let length = File::open(path).and_then(|mut file| file.read(&mut bytes)).ok()?;
+    let length = File::open(path).and_then(|mut file| file.read(&mut bytes)).map_err(|error| io(&error))?;
     bytes.truncate(length);
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Start time and state letter of a process (proc(5), stat fields 22 and 3).
-pub fn start_time(pid: Pid) -> Option<(u64, char)> {
-    let stat = small_file(&format!("/proc/{pid}/stat"))?;
+/// Start time and state letter of a process (proc(5), stat fields 22 and 3); none when there is no such process.
+///
+/// # Errors
+/// procfs can't be read, or has another form.
+pub fn start_time(pid: Pid) -> Result<Option<(u64, char)>> {
+    let failed = |errno| Error::new(format!("read /proc/{pid}/stat")).call("read", errno);
+    match small_file(&format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat_fields(&stat).map(Some).ok_or_else(|| failed(Errno::EINVAL)),
+        Err(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+fn stat_fields(stat: &str) -> Option<(u64, char)> {
     // The command's name is in parentheses and may hold any character.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -509,8 +534,8 @@ mod tests {
             id: "a".into(),
             oci_version: "1.3.0".into(),
             pid: std::process::id() as i32,
-            start_time: start_time(Pid::this()).unwrap().0,
-            boot_id: boot_id(),
+            start_time: start_time(Pid::this()).unwrap().unwrap().0,
+            boot_id: boot_id().unwrap(),
             bundle: "/b".into(),
             rootfs: "/b/rootfs".into(),
             created: now(),
@@ -521,13 +546,13 @@ mod tests {
         };
         dir.write(&state).unwrap();
         assert_eq!(dir.read().unwrap(), state);
-        assert_eq!(state.status(&dir), Status::Running);
+        assert_eq!(state.status(&dir).unwrap(), Status::Running);
         assert!(store.create("a", |_| Ok(())).unwrap_err().message.contains("container with id exists"));
         state.start_time += 1;
-        assert_eq!(state.status(&dir), Status::Stopped, "another process with this pid is not ours");
+        assert_eq!(state.status(&dir).unwrap(), Status::Stopped, "another process with this pid is not ours");
         state.start_time -= 1;
         state.boot_id = "another".into();
-        assert_eq!(state.status(&dir), Status::Stopped, "a pid of another boot is not ours");
+        assert_eq!(state.status(&dir).unwrap(), Status::Stopped, "a pid of another boot is not ours");
         state.version = VERSION + 1;
         dir.write(&state).unwrap();
         assert!(dir.read().unwrap_err().message.contains("layout"));

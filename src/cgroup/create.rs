@@ -103,15 +103,15 @@ impl Cgroup {
             match make_dirs(root, path, &mut made) {
                 Ok(pair) => return Ok(Self::new(hierarchy, path, pair, made)),
                 // A parent went away between: its owner removed it.
-                Err(Errno::ENOENT | Errno::ENODEV) => {}
-                Err(errno) => {
+                Err((_, Errno::ENOENT | Errno::ENODEV)) => {}
+                Err((call, errno)) => {
                     remove_made(root, &made);
-                    return Err(refused(path, errno));
+                    return Err(refused(path, call, errno));
                 }
             }
         }
         remove_made(root, &made);
-        Err(refused(path, Errno::ENOENT))
+        Err(refused(path, "mkdirat", Errno::ENOENT))
     }
 
     /// A container must not share its limits, nor its end, with processes that are there already.
@@ -211,19 +211,23 @@ impl Cgroup {
 }
 
 /// Makes what is missing of `path` and opens its parent and itself. The usual case, a parent that exists, goes first.
-fn make_dirs(root: BorrowedFd, path: &str, made: &mut Vec<String>) -> nix::Result<(OwnedFd, OwnedFd)> {
+fn make_dirs(
+    root: BorrowedFd,
+    path: &str,
+    made: &mut Vec<String>,
+) -> std::result::Result<(OwnedFd, OwnedFd), (&'static str, Errno)> {
     let path = path.trim_matches('/');
     let (above, name) = split(path);
     let parent = match file::open_dir(root, above) {
         Err(Errno::ENOENT) => make_dirs(root, above, made)?.1,
-        opened => opened?,
+        opened => opened.map_err(|errno| ("openat2", errno))?,
     };
     match file::mkdir(parent.as_fd(), name) {
         Ok(()) => made.push(path.to_owned()),
         Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
+        Err(errno) => return Err(("mkdirat", errno)),
     }
-    let dir = file::open_dir(parent.as_fd(), name)?;
+    let dir = file::open_dir(parent.as_fd(), name).map_err(|errno| ("openat2", errno))?;
     Ok((parent, dir))
 }
 
@@ -235,8 +239,8 @@ fn remove_made(root: BorrowedFd, made: &[String]) {
     }
 }
 
-fn refused(path: &str, errno: Errno) -> Error {
-    let error = Error::new(format!("create cgroup {path}")).call(format!("mkdirat({path:?}, 0755)"), errno);
+fn refused(path: &str, call: &str, errno: Errno) -> Error {
+    let error = Error::new(format!("create cgroup {path}")).call(format!("{call}({path:?})"), errno);
     match errno {
         Errno::EROFS => error.hint("cgroupfs is read-only here: mount it writable, as for a nested runtime"),
         Errno::EACCES | Errno::EPERM => {

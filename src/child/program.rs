@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use super::{Fail, State, Text};
+use super::{Fail, Named, State, Text};
 use crate::sys::path::{self, CWD};
 use crate::sys::process::{self, StringArray};
 
@@ -71,28 +71,28 @@ fn line(line: &[u8], uid: u32, home: &mut Text) -> bool {
 
 /// The first of the candidates that this process may execute.
 pub(super) fn find<'a>(state: &mut State<'a>, candidates: &'a [CString]) -> Result<(), Fail> {
-    let mut worst = Errno::ENOENT;
+    let mut worst = Fail::new("stat", Errno::ENOENT);
     for candidate in candidates {
         match executable(candidate) {
             Ok(()) => {
                 state.program = Some(candidate);
                 return Ok(());
             }
-            Err(Errno::ENOENT | Errno::ENOTDIR) if candidates.len() > 1 => {}
-            Err(errno) => worst = errno,
+            Err(fail) if matches!(fail.errno, Errno::ENOENT | Errno::ENOTDIR) && candidates.len() > 1 => {}
+            Err(fail) => worst = fail,
         }
     }
-    Err(Fail::new("stat", worst))
+    Err(worst)
 }
 
 /// A regular file, reached without a magic link (`/proc/self/exe` would be the runtime itself, CVE-2019-5736), with an
 /// execute bit for this process.
-fn executable(candidate: &CStr) -> Result<(), Errno> {
-    let file = path::openat2(CWD, candidate, libc::O_PATH, 0, path::RESOLVE_NO_MAGICLINKS)?;
-    match path::fstat(file.as_fd())?.st_mode & libc::S_IFMT {
-        libc::S_IFREG => path::executable(CWD, candidate),
-        libc::S_IFDIR => Err(Errno::EISDIR),
-        _ => Err(Errno::EACCES),
+fn executable(candidate: &CStr) -> Result<(), Fail> {
+    let file = path::openat2(CWD, candidate, libc::O_PATH, 0, path::RESOLVE_NO_MAGICLINKS).named("openat2")?;
+    match path::fstat(file.as_fd()).named("fstat")?.st_mode & libc::S_IFMT {
+        libc::S_IFREG => path::executable(CWD, candidate).named("faccessat2"),
+        libc::S_IFDIR => Err(Fail::new("fstat", Errno::EISDIR)),
+        _ => Err(Fail::new("fstat", Errno::EACCES)),
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
         }
         Err(error) => return Err(error.into()),
     };
-    match state.status(&dir) {
+    match state.status(&dir)? {
         Status::Stopped | Status::Created => {}
         _ if args.force => {}
         status => anyhow::bail!(

@@ -77,7 +77,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let preserve_fds = preserved(args.preserve_fds)?;
     let dir = global.store().open(&args.id)?;
     let state = dir.read()?;
-    enterable(args, &state, state.status(&dir))?;
+    enterable(args, &state, state.status(&dir)?)?;
     let spec = dir.config(&state.bundle)?.spec;
     let process = process(args, &spec)?;
     let facts = HostFacts::find(global.rootless(), false)?;

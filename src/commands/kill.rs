@@ -30,12 +30,12 @@ pub(super) fn run(args: &KillArgs, global: &Global) -> anyhow::Result<i32> {
     let signal = parse(&args.signal)?;
     let dir = global.store().open(&args.id)?;
     let state = dir.read()?;
-    let status = state.status(&dir);
+    let status = state.status(&dir)?;
     if args.all {
         all(&state, signal)?;
         return Ok(0);
     }
-    let Some(process) = state.process() else {
+    let Some(process) = state.process()? else {
         anyhow::bail!(Error::new("container not running"));
     };
     send(process.as_fd(), signal)?;
@@ -59,7 +59,7 @@ fn send(process: BorrowedFd<'_>, signal: i32) -> Result<()> {
 /// `--all`: the whole cgroup. A stopped container has none left to signal, which is no error.
 fn all(state: &State, signal: i32) -> Result<()> {
     let Some(cgroup) = state.open_cgroup()? else {
-        return state.process().map_or(Ok(()), |process| send(process.as_fd(), signal));
+        return state.process()?.map_or(Ok(()), |process| send(process.as_fd(), signal));
     };
     if signal == libc::SIGKILL {
         return cgroup.kill();

@@ -52,7 +52,7 @@ fn containers(store: &Store) -> Result<Vec<Value>> {
         let state = dir.read().ok()?;
         Some(super::state::object(&state, &dir))
     };
-    Ok(store.ids()?.into_iter().filter_map(one).collect())
+    store.ids()?.into_iter().filter_map(one).collect()
 }
 
 /// runc's columns, each as wide as its widest entry and three spaces, at least twelve.

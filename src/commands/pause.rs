@@ -24,7 +24,7 @@ pub(super) struct PauseArgs {
 pub(super) fn pause(args: &PauseArgs, global: &Global) -> anyhow::Result<i32> {
     let dir = global.store().open(&args.id)?.lock()?;
     let state = dir.read()?;
-    match state.status(&dir) {
+    match state.status(&dir)? {
         Status::Running | Status::Created => cgroup(&state)?.freeze(Instant::now() + DEADLINE)?,
         _ => anyhow::bail!(Error::new("container not running")),
     }
@@ -35,7 +35,7 @@ pub(super) fn pause(args: &PauseArgs, global: &Global) -> anyhow::Result<i32> {
 pub(super) fn resume(args: &PauseArgs, global: &Global) -> anyhow::Result<i32> {
     let dir = global.store().open(&args.id)?.lock()?;
     let state = dir.read()?;
-    match state.process().is_some().then(|| cgroup(&state)).transpose()? {
+    match state.process()?.is_some().then(|| cgroup(&state)).transpose()? {
         // A container that was paused before its start has the status created, and is frozen all the same.
         Some(cgroup) if cgroup.frozen()? => cgroup.thaw(Instant::now() + DEADLINE)?,
         _ => anyhow::bail!(Error::new("container not paused")),

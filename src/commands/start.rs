@@ -20,7 +20,7 @@ pub(super) struct StartArgs {
 pub(super) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<i32> {
     let dir = global.store().open(&args.id)?.lock()?;
     let state = dir.read()?;
-    match state.status(&dir) {
+    match state.status(&dir)? {
         Status::Created => {}
         Status::Stopped => anyhow::bail!(Error::new("cannot start a container that has stopped")),
         Status::Running | Status::Paused => anyhow::bail!(Error::new("cannot start an already running container")),

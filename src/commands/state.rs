@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Global;
+use crate::error::Result;
 use crate::state::{Dir, State, Status};
 
 /// `state`.
@@ -17,13 +18,13 @@ pub(super) struct StateArgs {
 pub(super) fn run(args: &StateArgs, global: &Global) -> anyhow::Result<i32> {
     let dir = global.store().open(&args.id)?;
     let state = dir.read()?;
-    println!("{}", serde_json::to_string_pretty(&object(&state, &dir))?);
+    println!("{}", serde_json::to_string_pretty(&object(&state, &dir)?)?);
     Ok(0)
 }
 
 /// runc's fields in runc's order. CRI-O reads more names than these out of the top level, so nothing is added there.
-pub(super) fn object(state: &State, dir: &Dir) -> Value {
-    let status = state.status(dir);
+pub(super) fn object(state: &State, dir: &Dir) -> Result<Value> {
+    let status = state.status(dir)?;
     let pid = if status == Status::Stopped { 0 } else { state.pid };
     let mut object = Map::new();
     object.insert("ociVersion".into(), json!(state.oci_version));
@@ -37,5 +38,5 @@ pub(super) fn object(state: &State, dir: &Dir) -> Value {
         object.insert("annotations".into(), json!(state.annotations));
     }
     object.insert("owner".into(), json!(if state.owner == "root" { "" } else { &state.owner }));
-    Value::Object(object)
+    Ok(Value::Object(object))
 }

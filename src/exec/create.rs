@@ -103,7 +103,7 @@ fn attempt(
 ) -> Result<(State, Vec<String>)> {
     let mut warnings = plan.warnings.clone();
     let dir = undo.dir.as_ref().ok_or_else(|| Error::new("no state directory"))?;
-    let mut state = first_state(bundle, plan, facts, options);
+    let mut state = first_state(bundle, plan, facts, options)?;
     dir.write_config(&bundle.config)?;
     dir.write(&state)?;
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
@@ -125,7 +125,7 @@ fn attempt(
     let process = spawn(plan, slots, &trees, &report, undo.cgroup.as_ref().map(Cgroup::fd))?;
     drop(trees);
     state.pid = process.pid.as_raw();
-    state.start_time = state::start_time(process.pid).map_or(0, |(start, _)| start);
+    state.start_time = state::start_time(process.pid)?.map_or(0, |(start, _)| start);
     let process = undo.process.insert(process);
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
     let mut agent = agent;
@@ -138,15 +138,15 @@ fn attempt(
     Ok((state, warnings))
 }
 
-fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> State {
+fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> Result<State> {
     let root = bundle.spec.root().as_ref().map(|root| bundle.dir.join(root.path())).unwrap_or_default();
-    State {
+    Ok(State {
         version: state::VERSION,
         id: options.id.clone(),
         oci_version: bundle.spec.version().clone(),
         pid: 0,
         start_time: 0,
-        boot_id: state::boot_id(),
+        boot_id: state::boot_id()?,
         bundle: bundle.dir.clone(),
         rootfs: root,
         created: state::now(),
@@ -154,7 +154,7 @@ fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Option
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: cgroup_state(plan.resources.as_ref(), facts),
         creating: true,
-    }
+    })
 }
 
 fn cgroup_state(resources: Option<&Resources>, facts: &HostFacts) -> Option<CgroupState> {
@@ -381,7 +381,7 @@ pub fn remove_abandoned(dir: &Dir) -> Result<()> {
 /// Ends every process of a container, and removes its cgroup and its directory.
 pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
     let cgroup = state.open_cgroup()?;
-    if let Some(process) = state.process() {
+    if let Some(process) = state.process()? {
         let _ = crate::sys::process::pidfd_kill(process.as_fd());
         end_of(&process)?;
     }
@@ -423,7 +423,7 @@ fn end_of(process: &OwnedFd) -> Result<()> {
 pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
     let saved = dir.config(bundle)?;
     let mut agent = Agent::connect(&saved.spec, &state.id, "created", bundle)?;
-    let process = state.process().ok_or_else(|| Error::new("cannot start a container that has stopped"))?;
+    let process = state.process()?.ok_or_else(|| Error::new("cannot start a container that has stopped"))?;
     let open = |flags| sys::openat(dir.fd(), c"exec.fifo", flags | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0);
     let gone = |errno| Error::new("the container's process does not wait for start").call("open(exec.fifo)", errno);
     let reader = open(libc::O_RDONLY).map_err(gone)?;

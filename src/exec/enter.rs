@@ -23,7 +23,7 @@ use crate::sys::shared::Shared;
 /// # Errors
 /// The container has stopped; any operation of the plan; nothing is left then.
 pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>) -> Result<Spawned> {
-    let init = state.process().ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
+    let init = state.process()?.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
     let proc = open_proc()?;
     let mut slots = Slots::default();
     slots.set(Slot::Proc, proc.as_fd());

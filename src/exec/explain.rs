@@ -23,9 +23,7 @@ pub fn failure(plan: &Plan, failure: &Failure) -> Error {
 
 fn of_step(step: &Step, failure: &Failure) -> Error {
     let error = match &step.op {
-        Op::FindProgram { name, candidates } => {
-            not_found(&name.to_string_lossy(), candidates.len() == 1, failure.errno)
-        }
+        Op::FindProgram { name, candidates } => not_found(&name.to_string_lossy(), candidates.len() == 1, failure),
         Op::Exec { args, .. } => {
             let name = args.strings().first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let mut text = format!("{START}: exec {name}: {}", errno_text(failure.errno));
@@ -54,7 +52,8 @@ fn of_step(step: &Step, failure: &Failure) -> Error {
 }
 
 /// Go's words, by which docker and podman tell 126 from 127.
-fn not_found(name: &str, has_slash: bool, errno: Errno) -> Error {
+fn not_found(name: &str, has_slash: bool, failure: &Failure) -> Error {
+    let errno = failure.errno;
     let why = match errno {
         Errno::ENOENT if !has_slash => "executable file not found in $PATH".to_owned(),
         Errno::ENOENT | Errno::ENOTDIR => format!("stat {name}: {}", errno_text(errno)),
@@ -66,7 +65,8 @@ fn not_found(name: &str, has_slash: bool, errno: Errno) -> Error {
     match errno {
         Errno::ENOENT if !has_slash => error.hint("process.env's PATH is searched inside the container"),
         Errno::EACCES => error.hint("no execute bit for the process's user, or a noexec mount"),
-        _ => error,
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EISDIR => error,
+        _ => error.call(failure.call.clone(), errno),
     }
 }
 
