@@ -1,0 +1,283 @@
+//! A kernel that lacks a call, and an outer profile that forbids it: the runtime goes on by another way that is as good
+//! (docs/kernel-features.md), or ends in one error that names the call and leaves nothing behind. Never is a container
+//! taken for something that it is not.
+
+mod common;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use common::{Bundle, Outcome, alive, outcome, wait};
+use libtest_mimic::{Arguments, Trial};
+use serde_json::json;
+
+/// The calls that may be denied.
+const NUMBERS: &[(&str, i64)] = &[
+    ("bpf", libc::SYS_bpf),
+    ("clone3", libc::SYS_clone3),
+    ("close_range", libc::SYS_close_range),
+    ("execveat", libc::SYS_execveat),
+    ("faccessat2", libc::SYS_faccessat2),
+    ("fsconfig", libc::SYS_fsconfig),
+    ("fsmount", libc::SYS_fsmount),
+    ("fsopen", libc::SYS_fsopen),
+    ("keyctl", libc::SYS_keyctl),
+    ("madvise", libc::SYS_madvise),
+    ("memfd_create", libc::SYS_memfd_create),
+    ("mount_setattr", libc::SYS_mount_setattr),
+    ("move_mount", libc::SYS_move_mount),
+    ("open_tree", libc::SYS_open_tree),
+    ("openat2", libc::SYS_openat2),
+    ("pidfd_open", libc::SYS_pidfd_open),
+    ("pidfd_send_signal", libc::SYS_pidfd_send_signal),
+    ("pivot_root", libc::SYS_pivot_root),
+    ("seccomp", libc::SYS_seccomp),
+    ("setns", libc::SYS_setns),
+    ("signalfd4", libc::SYS_signalfd4),
+    ("statx", libc::SYS_statx),
+    ("unshare", libc::SYS_unshare),
+    ("waitid", libc::SYS_waitid),
+];
+
+/// A call, and the errnos with which it may fail and all goes on.
+type Call = (&'static str, &'static [&'static str]);
+
+/// Every call that docs/kernel-features.md speaks of, and those whose failure could be mistaken for an answer.
+const CALLS: &[Call] = &[
+    // the device filter can't be loaded
+    ("bpf", &[]),
+    ("clone3", &[]),
+    ("close_range", &[]),
+    // the binary can't be sealed
+    ("execveat", &[]),
+    ("faccessat2", &[]),
+    ("fsconfig", &[]),
+    ("fsmount", &[]),
+    ("fsopen", &[]),
+    // no keyrings, none to leak
+    ("keyctl", &["ENOSYS"]),
+    // only a hint to the kernel
+    ("madvise", &["ENOSYS", "EPERM", "EINVAL"]),
+    // used where no overlay can be mounted
+    ("memfd_create", &["ENOSYS", "EPERM", "EINVAL"]),
+    ("mount_setattr", &[]),
+    ("move_mount", &[]),
+    ("open_tree", &[]),
+    ("openat2", &[]),
+    ("pivot_root", &[]),
+    ("seccomp", &[]),
+    ("statx", &[]),
+    ("unshare", &[]),
+];
+
+/// `orlop ARGS...` for which `call` fails with `errno`.
+fn without(bundle: &Bundle, call: &str, errno: &str, args: &[&str]) -> Outcome {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command.args(["deny", call, errno, common::ORLOP, "--root"]).arg(&bundle.store).args(args).stdin(Stdio::null());
+    outcome(command)
+}
+
+/// `enosys deny CALL ERRNO PROGRAM ARGUMENT...`: this binary as a program that runs another for which one system call
+/// fails. As root: the filter is loaded without no_new_privs, which the program would inherit and pass on.
+fn deny(mut words: impl Iterator<Item = OsString>) -> ! {
+    let mut word = || words.next().and_then(|word| word.into_string().ok()).expect("a word");
+    let (call, errno) = (word(), word());
+    let number = NUMBERS.iter().find(|(name, _)| *name == call).unwrap_or_else(|| panic!("unknown call {call:?}")).1;
+    let errno = match errno.as_str() {
+        "ENOSYS" => libc::ENOSYS,
+        "EPERM" => libc::EPERM,
+        "EMFILE" => libc::EMFILE,
+        _ => libc::EINVAL,
+    };
+    let program = words.next().expect("a program");
+    load(number as u32, errno as u32);
+    panic!("{}: {}", program.display(), Command::new(&program).args(words).exec());
+}
+
+/// A filter for which only this call is not allowed. There is one architecture here, so none is looked at.
+fn load(call: u32, errno: u32) {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let filter = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    const SECCOMP_SET_MODE_FILTER: u32 = 1;
+    orlop::sys::seccomp(SECCOMP_SET_MODE_FILTER, 0, &program).expect("load the filter, as root");
+}
+fn words(errno: &str) -> &'static str {
+    match errno {
+        "ENOSYS" => "function not implemented",
+        "EPERM" => "operation not permitted",
+        "EMFILE" => "too many open files",
+        _ => "invalid argument",
+    }
+}
+
+/// It failed with one error that names the call and what the kernel said.
+#[track_caller]
+fn says_so(said: &Outcome, call: &str, errno: &str) {
+    let text = said.fails(words(errno));
+    assert!(text.contains(call), "{call} {errno}: not named in {text:?}");
+    assert_eq!(text.matches("orlop: ").count(), 1, "{call} {errno}: one error, not {text:?}");
+}
+
+fn named(script: &str) -> Bundle {
+    let bundle = Bundle::script(script);
+    let path = format!("/{}", bundle.id);
+    bundle.edit(|config| {
+        config["linux"]["cgroupsPath"] = json!(path);
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["reboot"], "action": "SCMP_ACT_ERRNO"}]});
+    })
+}
+
+fn nothing_is_left(bundle: &Bundle, what: &str) {
+    let cgroup = PathBuf::from(format!("/sys/fs/cgroup/{}", bundle.id));
+    assert!(!bundle.state_dir().exists(), "{what}: the state is left");
+    assert!(!cgroup.exists(), "{what}: the cgroup is left");
+}
+
+fn run_without(call: &str, errno: &str, good: bool) {
+    let what = format!("{call} {errno}");
+    let bundle = named("echo it runs");
+    let dir = bundle.dir.to_str().expect("a path").to_owned();
+    let said = without(&bundle, call, errno, &["run", "--bundle", &dir, &bundle.id]);
+    if good {
+        assert_eq!(said.well(), "it runs", "{what}");
+    } else {
+        says_so(&said, call, errno);
+    }
+    nothing_is_left(&bundle, &what);
+}
+
+fn a_run_without_a_call_is_as_good_or_one_error() {
+    for (call, good) in CALLS {
+        for errno in ["ENOSYS", "EPERM"] {
+            run_without(call, errno, good.contains(&errno));
+        }
+    }
+}
+
+/// With a stage process, id maps, an id-mapped mount, a hook inside, a copied-up tmpfs, a terminal's namespace: more calls.
+fn rich() -> Bundle {
+    let bundle = named("echo it runs");
+    let data = bundle.dir.join("data");
+    std::fs::create_dir(&data).expect("mkdir");
+    let ids = json!([{"containerID": 0, "hostID": 0, "size": 65_536}]);
+    let hook = json!([{"path": "/bin/true", "args": ["true"]}]);
+    bundle.edit(|config| {
+        let linux = &mut config["linux"];
+        for kind in ["user", "time"] {
+            linux["namespaces"].as_array_mut().expect("a list").push(json!({"type": kind}));
+        }
+        linux["uidMappings"] = ids.clone();
+        linux["gidMappings"] = ids;
+        linux["timeOffsets"] = json!({"boottime": {"secs": 1000}});
+        linux["memoryPolicy"] = json!({"mode": "MPOL_LOCAL"});
+        config["hooks"] = json!({"createContainer": hook, "startContainer": hook});
+        let mounts = config["mounts"].as_array_mut().expect("a list");
+        mounts.push(json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+        mounts.push(
+            json!({"destination": "/data", "type": "bind", "source": data, "options": ["rbind", "rro", "ridmap"]}),
+        );
+    })
+}
+
+fn a_rich_container_without_a_call_is_as_good_or_one_error() {
+    let bundle = rich();
+    let dir = bundle.dir.to_str().expect("a path").to_owned();
+    outcome(bundle.making("run", &[])).well();
+    for (call, _) in CALLS {
+        for errno in ["ENOSYS", "EPERM", "EINVAL"] {
+            let said = without(&bundle, call, errno, &["run", "--bundle", &dir, &bundle.id]);
+            if said.code == Some(0) {
+                assert_eq!(said.stdout().trim(), "it runs", "{call} {errno}");
+            } else {
+                says_so(&said, call, errno);
+            }
+            nothing_is_left(&bundle, &format!("{call} {errno}"));
+        }
+    }
+}
+
+/// What the runtime asks about a container that is there: it must never be answered wrongly, since who hears `stopped`
+/// deletes.
+fn a_container_that_cannot_be_looked_at_is_not_taken_for_one_that_has_stopped() {
+    let bundle = named("sleep 1000");
+    bundle.up();
+    let pid = bundle.pid();
+    for (call, errno) in [("pidfd_open", "EMFILE"), ("pidfd_open", "EPERM"), ("pidfd_open", "ENOSYS")] {
+        for verb in [&["state"][..], &["kill"], &["delete"], &["delete", "--force"], &["pause"], &["resume"]] {
+            let args: Vec<_> = verb[..1].iter().chain([&bundle.id.as_str()]).chain(&verb[1..]).copied().collect();
+            says_so(&without(&bundle, call, errno, &args), call, errno);
+            assert!(alive(pid), "{call} {errno} {verb:?}");
+        }
+        says_so(&without(&bundle, call, errno, &["exec", &bundle.id, "true"]), call, errno);
+        says_so(&without(&bundle, call, errno, &["list"]), call, errno);
+    }
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(bundle.inside("echo well"), "well");
+}
+
+fn a_signal_that_cannot_be_sent_is_an_error_and_the_container_goes_on() {
+    let bundle = named("sleep 1000");
+    bundle.up();
+    for errno in ["ENOSYS", "EPERM"] {
+        let said = without(&bundle, "pidfd_send_signal", errno, &["kill", &bundle.id, "KILL"]);
+        said.fails(words(errno));
+        assert_eq!(bundle.status(), "running");
+    }
+    bundle.on("kill", &["KILL"]).well();
+    wait(|| bundle.status() == "stopped");
+}
+
+fn an_exec_without_a_call_is_as_good_or_one_error_and_the_container_goes_on() {
+    let bundle = named("sleep 1000");
+    bundle.up();
+    for call in ["clone3", "setns", "openat2", "close_range", "execveat", "faccessat2", "pidfd_open", "seccomp"] {
+        for errno in ["ENOSYS", "EPERM"] {
+            let said = without(&bundle, call, errno, &["exec", &bundle.id, "echo", "it runs"]);
+            says_so(&said, call, errno);
+            assert_eq!(said.code, Some(255), "{call} {errno}");
+            assert_eq!(bundle.inside("echo well"), "well", "{call} {errno}");
+        }
+    }
+}
+
+fn main() {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == "deny") {
+        deny(words);
+    }
+    let case = |name: &str, run: fn()| {
+        Trial::test(name, move || {
+            run();
+            Ok(())
+        })
+    };
+    let cases = vec![
+        case("a_run_without_a_call_is_as_good_or_one_error", a_run_without_a_call_is_as_good_or_one_error),
+        case(
+            "a_rich_container_without_a_call_is_as_good_or_one_error",
+            a_rich_container_without_a_call_is_as_good_or_one_error,
+        ),
+        case(
+            "a_container_that_cannot_be_looked_at_is_not_taken_for_one_that_has_stopped",
+            a_container_that_cannot_be_looked_at_is_not_taken_for_one_that_has_stopped,
+        ),
+        case(
+            "a_signal_that_cannot_be_sent_is_an_error_and_the_container_goes_on",
+            a_signal_that_cannot_be_sent_is_an_error_and_the_container_goes_on,
+        ),
+        case(
+            "an_exec_without_a_call_is_as_good_or_one_error_and_the_container_goes_on",
+            an_exec_without_a_call_is_as_good_or_one_error_and_the_container_goes_on,
+        ),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), cases).exit();
+}
