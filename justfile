@@ -31,6 +31,10 @@ bench *arguments:
 conformance *arguments:
     tests/conformance/run {{arguments}}
 
+# configurations that are changed at random, for ten minutes; what fails lies in target/fuzz
+fuzz seconds="600":
+    FUZZ_SECONDS={{seconds}} cargo test --test fuzz -- --nocapture
+
 # what the kernel would be asked to do for a bundle
 plan bundle="bundles/hello":
     cargo run --quiet -- plan --bundle {{bundle}}
