@@ -4,7 +4,7 @@
 //! <root>/<id>/            0711, held by flock(2) while a command changes the container
 //!     state.json          State, replaced by rename(2)
 //!     config.json         0600, the configuration as create read it; later commands read only this
-//!     exec.fifo           there until start: its absence tells running from created
+//!     exec.fifo           there until start: the process holds it open until its execve, which tells running from created
 //!     report              the page in which the waiting process leaves why its execve failed
 //!     output              what the hooks in the container's namespaces said, where there are any
 //! ```
@@ -308,6 +308,11 @@ impl Dir {
         sys::lstatat(self.fd(), name).is_ok()
     }
 
+    /// Does a process wait in the fifo? Its execve closes it, also where a `start` that was killed has left the name.
+    fn awaits_start(&self) -> bool {
+        sys::openat(self.fd(), c"exec.fifo", libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0).is_ok()
+    }
+
     /// Replaces state.json: a new file, synchronised, renamed over the old one.
     pub fn write(&self, state: &State) -> Result<()> {
         let text = serde_json::to_vec(state).map_err(|error| Error::new(format!("encode state.json: {error}")))?;
@@ -398,7 +403,7 @@ impl State {
         if self.process().is_none() {
             return Status::Stopped;
         }
-        if dir.has(c"exec.fifo") {
+        if dir.awaits_start() {
             return Status::Created;
         }
         match self.open_cgroup() {

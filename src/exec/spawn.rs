@@ -204,7 +204,8 @@ impl Spawned {
                 continue;
             }
             let mut byte = [0u8; 1];
-            let length = sys::read(self.socket.as_fd(), &mut byte).unwrap_or(0);
+            let length = sys::read(self.socket.as_fd(), &mut byte)
+                .map_err(|errno| Error::new("hear the child").call("read", errno))?;
             if length == 0 {
                 return self.ended(plan, report);
             }
@@ -230,10 +231,11 @@ impl Spawned {
         match seen.failure() {
             Some(failure) => Err(explain::failure(plan, &failure)),
             None if seen.executing != 0 => Ok(Reached::Executed),
-            None => {
-                let _ = poll_in(self.pidfd.as_fd(), 1000);
-                Err(explain::died(wait_status(self.pid.as_raw()).ok()))
+            // Whatever keeps it, its socket is closed: there is nothing more to hear from it.
+            None if !poll_in(self.pidfd.as_fd(), 1000).unwrap_or(false) => {
+                Err(Error::new("the container's process has left the conversation, and has not ended"))
             }
+            None => Err(explain::died(wait_status(self.pid.as_raw()).ok())),
         }
     }
 
