@@ -15,7 +15,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -112,8 +112,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
+    /// Once the lock is taken, it lasts until this is closed.
     fd: OwnedFd,
-    lock: Option<nix::fcntl::Flock<File>>,
 }
 
 fn io(error: &std::io::Error) -> Errno {
@@ -202,11 +202,15 @@ fn is_gone(error: &Error) -> bool {
 /// Locks the directory that was just made. It is lost when another has it already, having taken it for a dead one's;
 /// what has come in its place may be used as long as it is empty.
 fn claim(path: PathBuf, id: &str) -> Result<Dir> {
-    match Dir::open(path).and_then(Dir::try_lock) {
+    match Dir::open(path.clone()).and_then(Dir::try_lock) {
         Ok(Some(dir)) if !dir.has(c"state.json") => Ok(dir),
         Ok(_) => Err(exists(id)),
         Err(error) if is_gone(&error) => Err(exists(id)),
-        Err(error) => Err(error),
+        Err(error) => {
+            // Where nothing can be locked nobody has it either.
+            let _ = std::fs::remove_dir(path);
+            Err(error)
+        }
     }
 }
 
@@ -235,14 +239,14 @@ impl Dir {
         if owner != nix::unistd::geteuid().as_raw() && owner != 0 {
             return Err(Error::new(format!("the state directory {} belongs to uid {owner}", path.display())));
         }
-        Ok(Self { path, fd, lock: None })
+        Ok(Self { path, fd })
     }
 
     /// Takes the lock that every command holds while it changes the container; waits for at most ten seconds.
     ///
     /// # Errors
     /// Another command holds it; the container was removed meanwhile.
-    pub fn lock(mut self) -> Result<Self> {
+    pub fn lock(self) -> Result<Self> {
         for _ in 0..1000 {
             if self.take_lock()? {
                 return Ok(self);
@@ -253,19 +257,18 @@ impl Dir {
     }
 
     /// The same without waiting: None when another command holds the lock.
-    fn try_lock(mut self) -> Result<Option<Self>> {
+    fn try_lock(self) -> Result<Option<Self>> {
         Ok(if self.take_lock()? { Some(self) } else { None })
     }
 
     /// Takes the lock if it is free. A directory that has been removed, or replaced by that of a new container, is not
     /// taken: its lock protects nothing.
-    fn take_lock(&mut self) -> Result<bool> {
+    fn take_lock(&self) -> Result<bool> {
         let failed = |call: &str, errno| Error::new("lock the state").call(call, errno);
-        let copy = self.fd.try_clone().map_err(|error| failed("fcntl", io(&error)))?;
-        match nix::fcntl::Flock::lock(File::from(copy), nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => self.lock = Some(lock),
-            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
-            Err((_, errno)) => return Err(failed("flock", errno)),
+        match sys::flock(self.fd(), libc::LOCK_EX | libc::LOCK_NB) {
+            Ok(()) => {}
+            Err(Errno::EWOULDBLOCK | Errno::EINTR) => return Ok(false),
+            Err(errno) => return Err(failed("flock", errno)),
         }
         let ours = sys::fstat(self.fd()).map_err(|errno| failed("fstat", errno))?;
         match std::fs::symlink_metadata(&self.path) {
@@ -278,8 +281,9 @@ impl Dir {
     }
 
     /// Lets go of the lock: other commands may change the container.
-    pub fn unlock(mut self) -> Self {
-        self.lock = None;
+    pub fn unlock(self) -> Self {
+        // It fails only for a descriptor that is none.
+        let _ = sys::flock(self.fd(), libc::LOCK_UN);
         self
     }
 
@@ -296,11 +300,6 @@ impl Dir {
     /// Its descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-
-    /// The numbers of every descriptor that holds the lock, -1 for none.
-    pub fn descriptors(&self) -> [RawFd; 2] {
-        [self.fd.as_raw_fd(), self.lock.as_ref().map_or(-1, |lock| lock.as_raw_fd())]
     }
 
     /// Is there a file of this name?
@@ -386,7 +385,7 @@ impl Dir {
 impl State {
     /// The pidfd of the container's first process, if it is still that very process and has not ended.
     pub fn process(&self) -> Option<OwnedFd> {
-        if self.pid <= 0 || self.boot_id != boot_id() {
+        if self.pid <= 0 || boot_id().as_ref() != Ok(&self.boot_id) {
             return None;
         }
         let pidfd = crate::sys::process::pidfd_open(self.pid).ok()?;
@@ -424,22 +423,30 @@ impl State {
     }
 }
 
-/// This boot, or the empty string where procfs is not there.
-pub fn boot_id() -> String {
-    small_file("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+/// This boot, or the empty string where the kernel does not tell.
+///
+/// # Errors
+/// It tells, and can't be heard: without it a saved state would never be this boot's.
+pub fn boot_id() -> Result<String> {
+    const FILE: &str = "/proc/sys/kernel/random/boot_id";
+    match small_file(FILE) {
+        Ok(id) => Ok(id.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Error::new(format!("read {FILE}")).call("read", io(&error))),
+    }
 }
 
 /// A file of procfs that is shorter than a page, in one read(2).
-fn small_file(path: &str) -> Option<String> {
+fn small_file(path: &str) -> std::io::Result<String> {
     let mut bytes = vec![0; 4096];
-    let length = File::open(path).and_then(|mut file| file.read(&mut bytes)).ok()?;
+    let length = File::open(path).and_then(|mut file| file.read(&mut bytes))?;
     bytes.truncate(length);
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Start time and state letter of a process (proc(5), stat fields 22 and 3).
 pub fn start_time(pid: Pid) -> Option<(u64, char)> {
-    let stat = small_file(&format!("/proc/{pid}/stat"))?;
+    let stat = small_file(&format!("/proc/{pid}/stat")).ok()?;
     // The command's name is in parentheses and may hold any character.
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
@@ -515,7 +522,7 @@ mod tests {
             oci_version: "1.3.0".into(),
             pid: std::process::id() as i32,
             start_time: start_time(Pid::this()).unwrap().0,
-            boot_id: boot_id(),
+            boot_id: boot_id().unwrap(),
             bundle: "/b".into(),
             rootfs: "/b/rootfs".into(),
             created: now(),

@@ -103,7 +103,7 @@ fn attempt(
 ) -> Result<(State, Vec<String>)> {
     let mut warnings = plan.warnings.clone();
     let dir = undo.dir.as_ref().ok_or_else(|| Error::new("no state directory"))?;
-    let mut state = first_state(bundle, plan, facts, options);
+    let mut state = first_state(bundle, plan, facts, options)?;
     dir.write_config(&bundle.config)?;
     dir.write(&state)?;
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
@@ -116,7 +116,7 @@ fn attempt(
     }
     .map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
     let opened = Opened::new(plan, dir, options, &mut slots)?;
-    slots.keep_from_child(dir.descriptors());
+    slots.keep_from_child(dir.fd());
     if let Some(console) = console {
         slots.set(Slot::Console, console.as_fd());
     }
@@ -125,8 +125,10 @@ fn attempt(
     let process = spawn(plan, slots, &trees, &report, undo.cgroup.as_ref().map(Cgroup::fd))?;
     drop(trees);
     state.pid = process.pid.as_raw();
-    state.start_time = state::start_time(process.pid).map_or(0, |(start, _)| start);
     let process = undo.process.insert(process);
+    state.start_time = state::start_time(process.pid).map(|(start, _)| start).ok_or_else(|| {
+        Error::new(format!("read when the container's process has started (/proc/{}/stat)", process.pid))
+    })?;
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
     let mut agent = agent;
     let reached = process
@@ -138,15 +140,15 @@ fn attempt(
     Ok((state, warnings))
 }
 
-fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> State {
+fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> Result<State> {
     let root = bundle.spec.root().as_ref().map(|root| bundle.dir.join(root.path())).unwrap_or_default();
-    State {
+    Ok(State {
         version: state::VERSION,
         id: options.id.clone(),
         oci_version: bundle.spec.version().clone(),
         pid: 0,
         start_time: 0,
-        boot_id: state::boot_id(),
+        boot_id: state::boot_id()?,
         bundle: bundle.dir.clone(),
         rootfs: root,
         created: state::now(),
@@ -154,7 +156,7 @@ fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Option
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: cgroup_state(plan.resources.as_ref(), facts),
         creating: true,
-    }
+    })
 }
 
 fn cgroup_state(resources: Option<&Resources>, facts: &HostFacts) -> Option<CgroupState> {

@@ -36,12 +36,12 @@ pub struct Spawned {
 #[derive(Debug, Clone)]
 pub struct Slots {
     fds: [RawFd; SLOTS],
-    parents: [RawFd; 2],
+    kept: RawFd,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { fds: [-1; SLOTS], parents: [-1; 2] }
+        Self { fds: [-1; SLOTS], kept: -1 }
     }
 }
 
@@ -51,10 +51,10 @@ impl Slots {
         self.fds[slot as usize] = fd.as_raw_fd();
     }
 
-    /// Names descriptors that stay the parent's alone: the child closes them first. A flock(2) belongs to all that share
+    /// Names a descriptor that stays the parent's alone: the child closes it first. A flock(2) belongs to all that share
     /// its open file, so a child that waits for `start` would hold on to the lock of a runtime that was killed.
-    pub fn keep_from_child(&mut self, fds: [RawFd; 2]) {
-        self.parents = fds;
+    pub fn keep_from_child(&mut self, fd: BorrowedFd<'_>) {
+        self.kept = fd.as_raw_fd();
     }
 
     /// Puts a namespace into the slot of its place among those that are joined.
@@ -89,7 +89,7 @@ pub fn spawn(
             crate::sys::after_clone();
             // With a copy of it the child would never see the end of file that a killed runtime leaves.
             drop(ours);
-            for fd in slots.parents.into_iter().filter(|fd| *fd >= 0) {
+            if let Ok(fd) = u32::try_from(slots.kept) {
                 // It fails only for a number that is not open.
                 let _ = crate::sys::process::close_range(fd as u32, fd as u32, false);
             }
