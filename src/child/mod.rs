@@ -206,6 +206,7 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         }
         Op::NewSession => sys_process::setsid().named("setsid"),
         Op::Rlimit { resource, soft, hard, .. } => sys_process::prlimit(0, *resource, *soft, *hard).named("prlimit"),
+        Op::HardLimit { resource, hard, .. } => sys_process::raise_hard_limit(0, *resource, *hard).named("prlimit"),
         Op::Scheduler(attr) => sched::sched_setattr(attr).named("sched_setattr"),
         Op::IoPriority { class, level } => sched::ioprio_set(*class, *level).named("ioprio_set"),
         Op::MemoryPolicy { mode, flags, nodes } => sched::set_mempolicy(mode | flags, nodes).named("set_mempolicy"),

@@ -336,10 +336,10 @@ impl Answers<'_> {
             idmap::write(process.pid, &userns.uids, &userns.gids, self.facts.euid, self.facts.egid)?;
         }
         for step in &self.plan.rlimits {
-            if let Op::Rlimit { resource, soft, hard, name } = &step.op {
-                crate::sys::process::prlimit(process.pid.as_raw(), *resource, *soft, *hard).map_err(|errno| {
-                    Error::new(format!("set {name}"))
-                        .call(format!("prlimit({name}, {soft}, {hard})"), errno)
+            if let Op::HardLimit { resource, hard, name } = &step.op {
+                crate::sys::process::raise_hard_limit(process.pid.as_raw(), *resource, *hard).map_err(|errno| {
+                    Error::new(format!("raise the hard limit {name}"))
+                        .call(format!("prlimit({name}, {hard})"), errno)
                         .at(step.from.clone())
                         .hint("a hard limit is raised only with CAP_SYS_RESOURCE")
                 })?;

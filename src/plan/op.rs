@@ -223,6 +223,8 @@ pub enum Op {
     NewSession,
     /// prlimit(2).
     Rlimit { resource: u32, name: &'static str, soft: u64, hard: u64 },
+    /// prlimit(2) of a hard limit that is lower than this. It takes a right that is gone when the limit itself is set.
+    HardLimit { resource: u32, name: &'static str, hard: u64 },
     /// sched_setattr(2).
     Scheduler(SchedAttr),
     /// ioprio_set(2) of the process.
