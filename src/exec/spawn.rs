@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::explain;
 use super::listener::Agent;
-use super::protocol::{GO, Report, Staged};
+use super::protocol::{GO, QUESTION, Question, Report, Staged};
 use crate::child::{self, Inherited, SLOTS};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -18,6 +18,7 @@ use crate::sys::clone::{Cloned, clone3};
 use crate::sys::path as sys;
 use crate::sys::process::{pidfd_open, poll_in, wait_status};
 use crate::sys::shared::Shared;
+use crate::sys::socket;
 
 /// What the set-up of a container may take beside its hooks' own time.
 const BOUND: Duration = Duration::from_secs(120);
@@ -91,7 +92,7 @@ pub fn spawn(
             drop(ours);
             if let Ok(fd) = u32::try_from(slots.kept) {
                 // It fails only for a number that is not open.
-                let _ = crate::sys::process::close_range(fd as u32, fd as u32, false);
+                let _ = crate::sys::process::close_range(fd, fd, false);
             }
             in_child(plan, staged, &inherited)
         }
@@ -176,7 +177,8 @@ pub enum Reached {
 }
 
 impl Spawned {
-    /// Answers the child's requests until it is ready (`until_ready`) or its program runs.
+    /// Answers the child's questions, with what `answer` returns sent along, until it is ready (`until_ready`) or
+    /// its program runs.
     ///
     /// # Errors
     /// What `answer` returned; what the child reported; its death; too long a silence.
@@ -186,7 +188,7 @@ impl Spawned {
         report: &Shared<Report>,
         until_ready: bool,
         mut agent: Option<&mut Agent>,
-        mut answer: impl FnMut(Request, &Spawned) -> Result<()>,
+        mut answer: impl FnMut(Question, &Spawned) -> Result<Option<OwnedFd>>,
     ) -> Result<Reached> {
         let deadline = Instant::now() + BOUND + hook_time(plan);
         loop {
@@ -203,24 +205,23 @@ impl Spawned {
                 }
                 continue;
             }
-            let mut byte = [0u8; 1];
-            let length = sys::read(self.socket.as_fd(), &mut byte)
+            let mut message = [0u8; QUESTION];
+            let length = sys::read(self.socket.as_fd(), &mut message)
                 .map_err(|errno| Error::new("hear the child").call("read", errno))?;
             if length == 0 {
                 return self.ended(plan, report);
             }
-            let request = match byte[0] {
-                1 => Request::IdMaps,
-                2 => Request::RuntimeHooks,
-                _ => Request::Ready,
+            let question = Question::of(message);
+            let answered = match answer(question, self)? {
+                None => sys::write_all_at_once(self.socket.as_fd(), &[GO]),
+                Some(file) => socket::sendmsg(self.socket.as_fd(), &[GO], file.as_fd()),
             };
-            answer(request, self)?;
-            sys::write_all_at_once(self.socket.as_fd(), &[GO]).or_else(|errno| match errno {
+            answered.or_else(|errno| match errno {
                 // It died while we worked: the next read tells why.
                 Errno::EPIPE => Ok(()),
                 errno => Err(Error::new("answer the child").call("write", errno)),
             })?;
-            if request == Request::Ready && until_ready {
+            if question == Question::Planned(Request::Ready) && until_ready {
                 return Ok(Reached::Ready);
             }
         }

@@ -80,6 +80,8 @@ pub struct Mount {
     pub ordinary_directory: bool,
     /// Attributes that must wait until the content is there (`ro` of `/dev`).
     pub later: u64,
+    /// The parent opens the source of this bind mount when the ids of the new user namespace can't reach it.
+    pub parent_opens: bool,
     /// cgroup2 alone: what is bound when the kernel refuses a new mount.
     pub fallback: Option<CString>,
 }
