@@ -4,7 +4,7 @@
 //! <root>/<id>/            0711, held by flock(2) while a command changes the container
 //!     state.json          State, replaced by rename(2)
 //!     config.json         0600, the configuration as create read it; later commands read only this
-//!     exec.fifo           there until start: its absence tells running from created
+//!     exec.fifo           there until start: the process holds it open until its execve, which tells running from created
 //!     report              the page in which the waiting process leaves why its execve failed
 //!     output              what the hooks in the container's namespaces said, where there are any
 //! ```
@@ -15,7 +15,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -112,8 +112,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Dir {
     path: PathBuf,
+    /// Once the lock is taken, it lasts until this is closed.
     fd: OwnedFd,
-    lock: Option<nix::fcntl::Flock<File>>,
 }
 
 fn io(error: &std::io::Error) -> Errno {
@@ -202,11 +202,15 @@ fn is_gone(error: &Error) -> bool {
 /// Locks the directory that was just made. It is lost when another has it already, having taken it for a dead one's;
 /// what has come in its place may be used as long as it is empty.
 fn claim(path: PathBuf, id: &str) -> Result<Dir> {
-    match Dir::open(path).and_then(Dir::try_lock) {
+    match Dir::open(path.clone()).and_then(Dir::try_lock) {
         Ok(Some(dir)) if !dir.has(c"state.json") => Ok(dir),
         Ok(_) => Err(exists(id)),
         Err(error) if is_gone(&error) => Err(exists(id)),
-        Err(error) => Err(error),
+        Err(error) => {
+            // Where nothing can be locked nobody has it either.
+            let _ = std::fs::remove_dir(path);
+            Err(error)
+        }
     }
 }
 
@@ -235,14 +239,14 @@ impl Dir {
         if owner != nix::unistd::geteuid().as_raw() && owner != 0 {
             return Err(Error::new(format!("the state directory {} belongs to uid {owner}", path.display())));
         }
-        Ok(Self { path, fd, lock: None })
+        Ok(Self { path, fd })
     }
 
     /// Takes the lock that every command holds while it changes the container; waits for at most ten seconds.
     ///
     /// # Errors
     /// Another command holds it; the container was removed meanwhile.
-    pub fn lock(mut self) -> Result<Self> {
+    pub fn lock(self) -> Result<Self> {
         for _ in 0..1000 {
             if self.take_lock()? {
                 return Ok(self);
@@ -253,19 +257,18 @@ impl Dir {
     }
 
     /// The same without waiting: None when another command holds the lock.
-    fn try_lock(mut self) -> Result<Option<Self>> {
+    fn try_lock(self) -> Result<Option<Self>> {
         Ok(if self.take_lock()? { Some(self) } else { None })
     }
 
     /// Takes the lock if it is free. A directory that has been removed, or replaced by that of a new container, is not
     /// taken: its lock protects nothing.
-    fn take_lock(&mut self) -> Result<bool> {
+    fn take_lock(&self) -> Result<bool> {
         let failed = |call: &str, errno| Error::new("lock the state").call(call, errno);
-        let copy = self.fd.try_clone().map_err(|error| failed("fcntl", io(&error)))?;
-        match nix::fcntl::Flock::lock(File::from(copy), nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => self.lock = Some(lock),
-            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(false),
-            Err((_, errno)) => return Err(failed("flock", errno)),
+        match sys::flock(self.fd(), libc::LOCK_EX | libc::LOCK_NB) {
+            Ok(()) => {}
+            Err(Errno::EWOULDBLOCK | Errno::EINTR) => return Ok(false),
+            Err(errno) => return Err(failed("flock", errno)),
         }
         let ours = sys::fstat(self.fd()).map_err(|errno| failed("fstat", errno))?;
         match std::fs::symlink_metadata(&self.path) {
@@ -278,8 +281,9 @@ impl Dir {
     }
 
     /// Lets go of the lock: other commands may change the container.
-    pub fn unlock(mut self) -> Self {
-        self.lock = None;
+    pub fn unlock(self) -> Self {
+        // It fails only for a descriptor that is none.
+        let _ = sys::flock(self.fd(), libc::LOCK_UN);
         self
     }
 
@@ -298,14 +302,14 @@ impl Dir {
         self.fd.as_fd()
     }
 
-    /// The numbers of every descriptor that holds the lock, -1 for none.
-    pub fn descriptors(&self) -> [RawFd; 2] {
-        [self.fd.as_raw_fd(), self.lock.as_ref().map_or(-1, |lock| lock.as_raw_fd())]
-    }
-
     /// Is there a file of this name?
     pub fn has(&self, name: &std::ffi::CStr) -> bool {
         sys::lstatat(self.fd(), name).is_ok()
+    }
+
+    /// Does a process wait in the fifo? Its execve closes it, also where a `start` that was killed has left the name.
+    fn awaits_start(&self) -> bool {
+        sys::openat(self.fd(), c"exec.fifo", libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0).is_ok()
     }
 
     /// Replaces state.json: a new file, synchronised, renamed over the old one.
@@ -408,7 +412,7 @@ impl State {
         Ok(match () {
             () if self.creating => Status::Creating,
             () if self.process()?.is_none() => Status::Stopped,
-            () if dir.has(c"exec.fifo") => Status::Created,
+            () if dir.awaits_start() => Status::Created,
             () => match self.open_cgroup()? {
                 Some(cgroup) if cgroup.frozen()? => Status::Paused,
                 _ => Status::Running,
@@ -428,14 +432,17 @@ impl State {
     }
 }
 
-/// The name of this boot (random(4)).
+/// The name of this boot (random(4)), or the empty string where the kernel does not tell.
 ///
 /// # Errors
-/// procfs can't be read.
+/// It tells, and can't be heard: without it a saved state would never be this boot's.
 pub fn boot_id() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let id = small_file(PATH).map_err(|errno| Error::new(format!("read {PATH}")).call("read", errno))?;
-    Ok(id.trim().to_owned())
+    match small_file(PATH) {
+        Ok(id) => Ok(id.trim().to_owned()),
+        Err(Errno::ENOENT) => Ok(String::new()),
+        Err(errno) => Err(Error::new(format!("read {PATH}")).call("read", errno)),
+    }
 }
 
 /// A file of procfs that is shorter than a page, in one read(2).

@@ -249,6 +249,71 @@ fn it_goes_to_inits_cgroup_when_controllers_are_handed_out_inside() {
     assert!(!cgroup.exists());
 }
 
+/// As systemd and Docker do inside: init makes a cgroup below its own, goes there, and hands all controllers out.
+fn with_cgroups_of_its_own() -> Bundle {
+    let bundle = Bundle::script(
+        "cd /sys/fs/cgroup && mkdir -p init/scope && echo 1 >init/scope/cgroup.procs && \
+         for c in $(cat cgroup.controllers); do echo +$c >cgroup.subtree_control || exit; done && \
+         : >/ready && exec sleep 1000",
+    )
+    .edit(|config| {
+        let mounts = config["mounts"].as_array_mut().expect("mounts");
+        let cgroup = mounts.iter_mut().find(|mount| mount["type"] == "cgroup").expect("a cgroup mount");
+        cgroup["options"] = json!(["rw", "nosuid", "noexec", "nodev"]);
+    });
+    bundle.up();
+    wait(|| bundle.rootfs("ready").exists());
+    bundle
+}
+
+/// The kernel takes no process into a cgroup that hands controllers out: a test of the test.
+fn refuses_processes(cgroup: &std::path::Path) -> bool {
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    let moved = fs::write(cgroup.join("cgroup.procs"), child.id().to_string());
+    child.kill().and_then(|()| child.wait()).expect("kill");
+    moved.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+}
+
+#[test]
+fn every_verb_works_where_init_has_made_cgroups_of_its_own() {
+    let bundle = with_cgroups_of_its_own();
+    let inner = bundle.cgroup();
+    let outer = inner.ancestors().nth(2).expect("the container's").to_owned();
+    assert!(inner.ends_with("init/scope") && refuses_processes(&outer), "{}", inner.display());
+    assert_ne!(value(outer.join("cgroup.subtree_control")).expect("subtree_control"), "");
+    assert_eq!(bundle.inside("grep ^0:: /proc/self/cgroup"), "0::/init/scope");
+    let pid_file = bundle.dir.join("pid");
+    bundle.on("exec", &["-d", "--pid-file", pid_file.to_str().unwrap(), "sleep", "1000"]).well();
+    let pid: u32 = value(&pid_file).expect("the pid file").parse().expect("digits");
+    assert_eq!(common::cgroup_of(pid), inner);
+    let mut pids: Vec<u32> = serde_json::from_str(&bundle.on("ps", &["--format", "json"]).well()).expect("JSON");
+    pids.sort();
+    let mut expected = [bundle.pid(), pid];
+    expected.sort();
+    assert_eq!(pids, expected);
+    bundle.on("pause", &[]).well();
+    assert_eq!(bundle.status(), "paused");
+    assert!(fs::read_to_string(inner.join("cgroup.events")).expect("events").contains("frozen 1"));
+    bundle.on("exec", &["true"]).fails("cannot exec in a paused container");
+    bundle.on("resume", &[]).well();
+    assert_eq!(bundle.inside("echo in"), "in");
+    bundle.on("kill", &["--all", "KILL"]).well();
+    wait(|| !common::alive(pid) && bundle.status() == "stopped");
+    bundle.on("delete", &[]).well();
+    assert!(!outer.exists());
+}
+
+#[test]
+fn delete_by_force_takes_the_cgroups_that_init_has_made() {
+    let bundle = with_cgroups_of_its_own();
+    let outer = bundle.cgroup().ancestors().nth(2).expect("the container's").to_owned();
+    bundle.inside("cd /sys/fs/cgroup; mkdir -p a/b/c; sleep 1000 >/dev/null 2>&1 & echo $! >a/b/c/cgroup.procs");
+    let pids: Vec<u32> = serde_json::from_str(&bundle.on("ps", &["--format", "json"]).well()).expect("JSON");
+    assert_eq!(pids.len(), 2);
+    bundle.on("delete", &["--force"]).well();
+    assert!(!outer.exists() && !pids.into_iter().any(common::alive));
+}
+
 #[test]
 fn no_descriptor_of_the_runtime_gets_inside() {
     let bundle = up();

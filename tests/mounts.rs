@@ -406,3 +406,77 @@ fn a_relative_source_is_below_the_bundle() {
     fs::write(bundle.dir.join("some/file"), "of the bundle").expect("a file");
     assert_eq!(bundle.run().well(), "of the bundle");
 }
+
+/// A container whose ids are nobody's on the host, and a directory below one that only the host's root may enter.
+fn out_of_reach(bundle: Bundle) -> (Bundle, std::path::PathBuf) {
+    let secret = bundle.dir.join("secret");
+    fs::create_dir(&secret).expect("a directory");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).expect("chmod");
+    (common::mapped(bundle), secret)
+}
+
+#[test]
+fn a_source_that_the_user_namespace_cant_reach_is_bound() {
+    let show = "cat /data/file /data/sub/file /link/file /file; cat /proc/self/mountinfo";
+    let (bundle, secret) = out_of_reach(Bundle::script(show));
+    let dir = secret.join("dir");
+    let mounts = [HostMount::tmpfs(&dir, MsFlags::empty()), HostMount::tmpfs(&dir.join("sub"), MsFlags::MS_NODEV)];
+    fs::write(dir.join("file"), "outer\n").expect("a file");
+    fs::write(dir.join("sub/file"), "below\n").expect("a file");
+    // an absolute link, which leads to where it leads on the host
+    let link = bundle.dir.join("link");
+    symlink(&dir, &link).expect("a link");
+    let binds = [
+        bind(&dir, "/data", &["rbind"]),
+        bind(&link, "/link", &["rbind"]),
+        bind(dir.join("file"), "/file", &["bind", "ro"]),
+    ];
+    let bundle = with_mounts(bundle, binds);
+    let _gone_first = mounts;
+    let shown = bundle.run().well();
+    assert_eq!(shown.lines().take(4).collect::<Vec<_>>(), ["outer", "below", "outer", "outer"]);
+    assert!(at(&shown, "/data/sub").has("nodev") && at(&shown, "/file").has("ro"), "{shown}");
+    let bundle = bundle.args(&["sleep", "1000"]);
+    bundle.up();
+    assert_eq!(bundle.inside("cat /data/file; ls /proc/1/fd | xargs"), "outer\n0 1 2");
+}
+
+/// The mount is a copy of one of the container's own namespace, where the host's flags are locked.
+#[test]
+fn flags_of_a_source_out_of_reach_stay_locked() {
+    let script = "for o in rw suid dev exec; do mount -o remount,bind,$o /data 2>/dev/null && echo $o; done; \
+                  mount -o remount,bind,rw /own && cat /proc/self/mountinfo";
+    let (bundle, secret) = out_of_reach(Bundle::script(script));
+    let dir = secret.join("dir");
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let mount = HostMount::tmpfs(&dir, MsFlags::empty());
+    mount.change(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags);
+    let mounts = [bind(&dir, "/data", &["rbind", "rw", "suid", "dev", "exec"]), tmpfs("/own", &["ro"])];
+    let bundle = with_mounts(bundle, mounts).edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set].as_array_mut().expect("a set").push(json!("CAP_SYS_ADMIN"));
+        }
+    });
+    let _gone_first = mount;
+    let shown = bundle.run().well();
+    for flag in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(at(&shown, "/data").has(flag), "{flag}: {shown}");
+    }
+    assert!(!shown.lines().any(|line| ["rw", "suid", "dev", "exec"].contains(&line)), "{shown}");
+    assert!(
+        at(&shown, "/own").options.iter().any(|option| option == "rw"),
+        "a mount of the container's own is not: {shown}"
+    );
+}
+
+/// Nobody opens more than what the configuration names: not what a magic link of procfs would lead to, nor what is not there.
+#[test]
+fn what_is_missing_out_of_reach_is_an_error() {
+    for (name, errno) in [("none", "no such file or directory"), ("magic", "too many symbolic links")] {
+        let (bundle, secret) = out_of_reach(Bundle::new());
+        symlink("/proc/self/root", secret.join("magic")).expect("a link");
+        let source = secret.join(name);
+        let said = with_mounts(bundle, [bind(&source, "/data", &["bind"])]).run().fails(errno);
+        assert!(said.contains("/mounts/") && said.contains(source.to_str().expect("UTF-8")), "{said}");
+    }
+}

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 mod common;
-use common::{Bundle, ORLOP, outcome, proc_status};
+use common::{Bundle, ORLOP, mapped, outcome, proc_status, wait};
 
 /// `orlop run` by a shell that does something first.
 fn run_after(bundle: &Bundle, before: &str) -> common::Outcome {
@@ -130,6 +130,64 @@ fn the_environment_is_what_is_asked_for_and_nothing_else() {
 fn arguments_are_passed_as_they_are() {
     let bundle = Bundle::new().args(&["sh", "-c", "for a; do echo \"[$a]\"; done", "sh", "", "a b", "*", "ä\n"]);
     assert_eq!(bundle.run().well(), "[]\n[a b]\n[*]\n[ä\n]");
+}
+
+/// Set-up opens files until its end, and the limit is the program's: run, create and start, exec, with and without a user
+/// namespace, new and joined.
+#[test]
+fn a_limit_of_three_open_files_is_the_programs() {
+    let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3}, {"type": "RLIMIT_NPROC", "soft": 500, "hard": 600},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}, {"type": "RLIMIT_STACK", "soft": 1 << 20, "hard": 1 << 21}]);
+    let script = "ulimit -Sn; ulimit -Hn; ulimit -Su; ulimit -Hu; ulimit -Sc; ulimit -Ss; ulimit -Hs; (exec 3</dev/null) || echo full";
+    let expected = "3 3 500 600 0 1024 2048 full";
+    let holder = mapped(Bundle::sleeper());
+    holder.up();
+    for userns in ["none", "new", "joined"] {
+        let limited = |bundle: Bundle| bundle.edit(|config| config["process"]["rlimits"] = limits.clone());
+        let user = |bundle: Bundle| match userns {
+            "none" => bundle,
+            "new" => mapped(bundle),
+            _ => mapped(bundle).edit(|config| {
+                let list = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+                list.last_mut().expect("user")["path"] = json!(format!("/proc/{}/ns/user", holder.pid()));
+                for ids in ["uidMappings", "gidMappings"] {
+                    config["linux"].as_object_mut().expect("linux").remove(ids);
+                }
+            }),
+        };
+        let bundle = user(limited(Bundle::script(script)));
+        let said = bundle.run_with(&[]);
+        assert_eq!(words(&said.stdout()).join(" "), expected, "run, userns {userns}: {}", said.stderr());
+        let bundle = user(limited(Bundle::script(&format!("{script}; exec sleep 1000"))));
+        let said = bundle.up();
+        wait(|| said.stdout().contains("full"));
+        assert_eq!(words(&said.stdout()).join(" "), expected, "start, userns {userns}");
+        let said = bundle.on("exec", &["sh", "-c", script]);
+        assert_eq!(words(&said.stdout()).join(" "), expected, "exec, userns {userns}: {}", said.stderr());
+    }
+}
+
+/// A runtime with lower limits than those of the configuration, and the right to raise them.
+#[test]
+#[ignore = "needs CAP_SYS_RESOURCE: run in the VM by tests/run"]
+fn hard_limits_are_raised_for_every_process() {
+    let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 200, "hard": 400}, {"type": "RLIMIT_CORE", "soft": 1024, "hard": 4096}]);
+    for userns in [false, true] {
+        let bundle = Bundle::sleeper().edit(|config| config["process"]["rlimits"] = limits.clone());
+        let bundle = if userns { mapped(bundle) } else { bundle };
+        let lower = |command: Command| {
+            let mut lower = Command::new("prlimit");
+            lower.args(["--nofile=100:100", "--core=0:0"]).arg(command.get_program()).args(command.get_args());
+            outcome(lower).well()
+        };
+        lower(bundle.making("create", &[]));
+        lower(bundle.command(&["start", &bundle.id]));
+        let show = "grep -E 'open files|core file' /proc/1/limits /proc/self/limits";
+        let said = lower(bundle.command(&["exec", &bundle.id, "sh", "-c", show]));
+        let pair = |line: &str| words(line).iter().rev().skip(1).take(2).rev().copied().collect::<Vec<_>>().join(":");
+        let numbers: Vec<_> = said.lines().map(pair).collect();
+        assert_eq!(numbers, ["1024:4096", "200:400", "1024:4096", "200:400"], "userns {userns}: {said}");
+    }
 }
 
 #[test]

@@ -125,6 +125,21 @@ fn its_containers_are_in_its_runtime_directory() {
     assert!(!mine.runtime.join("orlop").join(&mine.bundle.id).exists());
 }
 
+/// What root's runtime would open for it is not opened for a user who has no right to it.
+#[test]
+fn a_source_that_the_user_cant_reach_stays_out_of_reach() {
+    let mine = Mine::new(&["true"]);
+    let secret = mine.bundle.dir.join("secret");
+    fs::create_dir_all(secret.join("dir")).expect("a directory");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o700)).expect("chmod");
+    let mine = mine.edit(|config| {
+        let mount = json!({"destination": "/data", "source": secret.join("dir"), "options": ["bind"]});
+        config["mounts"].as_array_mut().expect("mounts").push(mount);
+    });
+    let said = mine.run().fails("permission denied");
+    assert!(said.contains("must be passable for the ids of the user namespace"), "{said}");
+}
+
 #[test]
 fn root_may_not_be_had_by_a_map_of_the_users_making() {
     let mine = Mine::new(&["true"]).edit(|config| config["linux"]["uidMappings"][0]["hostID"] = json!(0));

@@ -17,12 +17,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The project's directory, which the machine shows at the same place.
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
-/// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, which emulation
-/// is too slow for; and runc's own, which `just conformance --vm` runs there.
+/// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
+/// each call, which emulation is too slow for; and runc's own, which `just conformance --vm` runs there.
 /// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
     "vm",
     "conformance",
+    "faults",
     "foreground",
     "plan",
     "seccomp::errors",

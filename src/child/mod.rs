@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::exec::protocol::{GO, Report, Staged};
+use crate::exec::protocol::{self, GO, Report, Staged};
 use crate::plan::op::{NAMESPACES, Op, Request, SeccompOp, Slot, Step};
 use crate::sys::clone::{setns, unshare};
 use crate::sys::creds;
@@ -91,6 +91,8 @@ impl<T> Named<T> for SysResult<T> {
 /// What operations leave behind for later ones: kernel objects, nothing that decides.
 pub struct State<'a> {
     inherited: &'a Inherited<'a>,
+    /// The number of the step that is carried out.
+    step: usize,
     /// The root file system.
     root: Option<OwnedFd>,
     /// The id of the mount that was made on `/dev`.
@@ -113,6 +115,7 @@ impl<'a> State<'a> {
     fn new(inherited: &'a Inherited<'a>, umask: u32) -> Self {
         Self {
             inherited,
+            step: 0,
             root: None,
             dev_mount: None,
             dev: None,
@@ -140,6 +143,7 @@ impl<'a> State<'a> {
 pub fn run<'a>(steps: &'a [Step], stage: bool, inherited: &'a Inherited<'a>, umask: u32) {
     let mut state = State::new(inherited, umask);
     for (number, step) in steps.iter().enumerate() {
+        state.step = number;
         if let Err(fail) = execute(&step.op, &mut state) {
             let Fail { call, errno, detail } = fail;
             inherited.report.update(|report| report.fail(stage, number, call, errno, detail.bytes()));
@@ -206,6 +210,7 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         }
         Op::NewSession => sys_process::setsid().named("setsid"),
         Op::Rlimit { resource, soft, hard, .. } => sys_process::prlimit(0, *resource, *soft, *hard).named("prlimit"),
+        Op::HardLimit { resource, hard, .. } => sys_process::raise_hard_limit(0, *resource, *hard).named("prlimit"),
         Op::Scheduler(attr) => sched::sched_setattr(attr).named("sched_setattr"),
         Op::IoPriority { class, level } => sched::ioprio_set(*class, *level).named("ioprio_set"),
         Op::MemoryPolicy { mode, flags, nodes } => sched::set_mempolicy(mode | flags, nodes).named("set_mempolicy"),
@@ -249,6 +254,16 @@ fn request_and_wait(state: &State<'_>, request: Request) -> Result<(), Fail> {
     match path::read(socket, &mut answer).named("read from the runtime")? {
         1 if answer[0] == GO => Ok(()),
         _ => Err(Fail::new("read from the runtime", Errno::EPIPE).because("the runtime is gone")),
+    }
+}
+
+/// Has the parent open the source of the bind mount that is this step.
+fn source_from_parent(state: &State<'_>) -> Result<OwnedFd, Fail> {
+    let socket = state.slot(Slot::Parent);
+    path::write_all_at_once(socket, &protocol::source(state.step)).named("write to the runtime")?;
+    match crate::sys::socket::receive_file(socket).named("recvmsg from the runtime")? {
+        (GO, Some(file)) => Ok(file),
+        _ => Err(Fail::new("recvmsg from the runtime", Errno::EPIPE).because("the runtime is gone")),
     }
 }
 

@@ -31,7 +31,14 @@ const PROC_FILES: &[&CStr] = &[
 /// One entry of `mounts`.
 pub(super) fn mount(state: &mut State<'_>, entry: &Mount) -> Result<(), Fail> {
     if let Source::Bind(source) = &entry.source {
-        let tree = sys::open_tree(path::CWD, source, entry.options.recursive).named("open_tree")?;
+        let tree = match sys::open_tree(path::CWD, source, entry.options.recursive) {
+            Err(Errno::EACCES) if entry.parent_opens => {
+                let source = super::source_from_parent(state)?;
+                sys::open_tree(source.as_fd(), c"", entry.options.recursive)
+            }
+            answer => answer,
+        }
+        .named("open_tree")?;
         return attach_bind(state, entry, tree.as_fd());
     }
     match &entry.source {

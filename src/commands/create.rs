@@ -223,7 +223,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let signals = if foreground { Some(Signals::block()?) } else { None };
     let container = launch(&prepared, global, &console)?;
     for warning in container.warnings.iter().filter(|_| foreground) {
-        eprintln!("orlop: warning: {warning}");
+        super::log::warn(warning);
     }
     let started = write_pid_file(common.pid_file.as_deref(), container.process.pid)
         .and_then(|()| super::start::poststart(&prepared.bundle.spec, &container.state));

@@ -56,7 +56,7 @@ pub(super) fn remove(dir: &Dir, state: &State, spec: Option<&Spec>) -> Result<()
     let json = plan::state_json(spec, &state.id, "stopped", 0, &state.bundle.to_string_lossy());
     for hook in &hooks {
         if let Err(error) = hooks::run(std::slice::from_ref(hook), &json) {
-            eprintln!("orlop: warning: {error}");
+            super::log::warn(error);
         }
     }
     Ok(())

@@ -97,8 +97,13 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
         return Err(error.into());
     }
     let Some(signals) = signals else { return Ok(0) };
-    let terminal = console.terminal()?;
-    Ok(foreground::wait(spawned.pid, spawned.pidfd.as_fd(), &signals, terminal)?)
+    let status = console
+        .terminal()
+        .and_then(|terminal| foreground::wait(spawned.pid, spawned.pidfd.as_fd(), &signals, terminal));
+    if status.is_err() {
+        spawned.kill();
+    }
+    Ok(status?)
 }
 
 fn enterable(args: &ExecArgs, state: &State, status: Status) -> Result<()> {

@@ -26,14 +26,15 @@ pub(super) struct ListArgs {
 
 pub(super) fn run(args: &ListArgs, global: &Global) -> anyhow::Result<i32> {
     let containers = containers(&global.store())?;
-    if args.quiet {
-        containers.iter().for_each(|container| println!("{}", text(container, "id")));
+    let answer = if args.quiet {
+        containers.iter().map(|container| text(container, "id") + "\n").collect()
     } else if args.format == Format::Json {
         // runc prints Go's nil slice.
-        println!("{}", if containers.is_empty() { "null".to_owned() } else { serde_json::to_string(&containers)? });
+        if containers.is_empty() { "null\n".to_owned() } else { serde_json::to_string(&containers)? + "\n" }
     } else {
-        table(&containers);
-    }
+        table(&containers)
+    };
+    super::log::print(&answer)?;
     Ok(0)
 }
 
@@ -56,14 +57,14 @@ fn containers(store: &Store) -> Result<Vec<Value>> {
 }
 
 /// runc's columns, each as wide as its widest entry and three spaces, at least twelve.
-fn table(containers: &[Value]) {
+fn table(containers: &[Value]) -> String {
     const COLUMNS: [&str; 6] = ["id", "pid", "status", "bundle", "created", "owner"];
     let title = COLUMNS.iter().map(|name| name.to_ascii_uppercase()).collect::<Vec<_>>();
     let cells = |container: &Value| COLUMNS.iter().map(|key| text(container, key)).collect();
     let rows: Vec<Vec<String>> = std::iter::once(title).chain(containers.iter().map(cells)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(9) + 3;
-    for row in &rows {
-        let line: String = row.iter().enumerate().map(|(at, cell)| format!("{cell:<0$}", width(at))).collect();
-        println!("{}", line.trim_end());
-    }
+    let line = |row: &Vec<String>| -> String {
+        row.iter().enumerate().map(|(at, cell)| format!("{cell:<0$}", width(at))).collect()
+    };
+    rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect()
 }

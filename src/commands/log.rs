@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::{Global, LogFormat};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// Writes the record to the log, if there is one, and says on standard error what went wrong.
 pub(super) fn failed(global: &Global, error: &anyhow::Error) {
@@ -15,18 +15,18 @@ pub(super) fn failed(global: &Global, error: &anyhow::Error) {
     match &global.log {
         Some(path) => {
             if let Err(why) = append(path, &record(global.log_format, "error", &line)) {
-                eprintln!("orlop: write the log {}: {why}", path.display());
+                say(&format!("orlop: write the log {}: {why}\n", path.display()));
             }
         }
         None if global.log_format == LogFormat::Json => {
-            eprint!("{}", record(LogFormat::Json, "error", &line));
+            say(&record(LogFormat::Json, "error", &line));
             return;
         }
         None => {}
     }
     match own {
-        Some(own) => eprintln!("orlop: {}", printable(&format!("{own:#}"))),
-        None => eprintln!("orlop: {line}"),
+        Some(own) => say(&format!("orlop: {}\n", printable(&format!("{own:#}")))),
+        None => say(&format!("orlop: {line}\n")),
     }
 }
 
@@ -38,12 +38,34 @@ pub(super) fn debug(global: &Global, text: impl FnOnce() -> String) {
     let records = |text: &str| text.lines().map(|line| record(global.log_format, "debug", &printable(line))).collect();
     let records: String = records(&text());
     let Some(path) = &global.log else {
-        eprint!("{records}");
+        say(&records);
         return;
     };
     if let Err(why) = append(path, &records) {
-        eprintln!("orlop: write the log {}: {why}", path.display());
+        say(&format!("orlop: write the log {}: {why}\n", path.display()));
     }
+}
+
+/// Says something that is no error on standard error.
+pub(super) fn warn(warning: impl std::fmt::Display) {
+    say(&format!("orlop: warning: {warning}\n"));
+}
+
+/// Writes on standard error what can be written: where that is gone or full, eprintln would panic.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes a command's answer on standard output.
+///
+/// # Errors
+/// It could not be written, all of it.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Error::new("write to standard output").call("write", super::create::errno(&error)))
 }
 
 fn append(path: &std::path::Path, record: &str) -> std::io::Result<()> {

@@ -145,8 +145,7 @@ pub fn main() -> i32 {
         }
     };
     if global.version {
-        print_version();
-        return 0;
+        return i32::from(log::print(&version()).is_err());
     }
     let called = matches.subcommand().and_then(|(name, own)| Some((VERBS.iter().find(|verb| verb.name == name)?, own)));
     let Some((verb, own)) = called else {
@@ -176,10 +175,9 @@ fn dispatch(verb: &Verb, matches: &ArgMatches, global: &Global) -> anyhow::Resul
 }
 
 /// The shape that go-runc and Docker parse: `runc version <version>`, then lines that begin with `commit: ` and `spec: `.
-fn print_version() {
-    println!("runc version {} (orlop)", env!("CARGO_PKG_VERSION"));
-    println!("commit: {}", option_env!("ORLOP_COMMIT").unwrap_or("unknown"));
-    println!("spec: {}", crate::spec::OCI_VERSION);
+fn version() -> String {
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("ORLOP_COMMIT").unwrap_or("unknown"));
+    format!("runc version {version} (orlop)\ncommit: {commit}\nspec: {}\n", crate::spec::OCI_VERSION)
 }
 
 /// The whole command line as clap knows it, for completions, man pages and tests.

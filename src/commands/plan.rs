@@ -47,8 +47,8 @@ pub(super) fn run(args: &PlanArgs, global: &Global) -> anyhow::Result<i32> {
     let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
     plan.warnings.extend(bundle.warnings);
     match args.format {
-        Format::Text => print!("{}", show::as_text(&plan)),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&show::as_json(&plan))?),
+        Format::Text => super::log::print(&show::as_text(&plan))?,
+        Format::Json => super::log::print(&format!("{}\n", serde_json::to_string_pretty(&show::as_json(&plan))?))?,
     }
     Ok(0)
 }

@@ -36,7 +36,7 @@ pub(super) fn run(args: &PsArgs, global: &Global) -> anyhow::Result<i32> {
         None => anyhow::bail!(Error::new(format!("container {} has no cgroup of its own", state.id))),
     };
     if args.format == Format::Json {
-        println!("{}", serde_json::to_string(&pids)?);
+        super::log::print(&format!("{}\n", serde_json::to_string(&pids)?))?;
         return Ok(0);
     }
     let default = ["-ef".to_owned()];
@@ -49,7 +49,7 @@ pub(super) fn run(args: &PsArgs, global: &Global) -> anyhow::Result<i32> {
     if !output.status.success() {
         anyhow::bail!(Error::new(format!("ps: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
     }
-    print!("{}", table(&String::from_utf8_lossy(&output.stdout), &pids)?);
+    super::log::print(&table(&String::from_utf8_lossy(&output.stdout), &pids)?)?;
     Ok(0)
 }
 

@@ -39,6 +39,6 @@ pub(super) struct FeaturesArgs {}
 
 /// `features`: standard output only, since CRI-O reads both streams as one.
 pub(super) fn features(_: &FeaturesArgs, _: &Global) -> anyhow::Result<i32> {
-    println!("{}", serde_json::to_string_pretty(&crate::features::features())?);
+    super::log::print(&format!("{}\n", serde_json::to_string_pretty(&crate::features::features())?))?;
     Ok(0)
 }

@@ -18,7 +18,7 @@ pub(super) struct StateArgs {
 pub(super) fn run(args: &StateArgs, global: &Global) -> anyhow::Result<i32> {
     let dir = global.store().open(&args.id)?;
     let state = dir.read()?;
-    println!("{}", serde_json::to_string_pretty(&object(&state, &dir)?)?);
+    super::log::print(&format!("{}\n", serde_json::to_string_pretty(&object(&state, &dir)?)?))?;
     Ok(0)
 }
 

@@ -6,20 +6,20 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::listener::Agent;
-use super::protocol::Report;
+use super::protocol::{Question, Report};
 use super::spawn::{Reached, Slots, Spawned, spawn};
 use super::{explain, hooks, idmap, tree};
 use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
-use crate::plan::op::{Op, Request, Slot};
+use crate::plan::op::{Op, Request, Slot, Source};
 use crate::plan::{HostFacts, Joined, Options, Plan, Resources, state_json};
 use crate::state::{self, CgroupState, Dir, State, Store};
 use crate::sys::path as sys;
@@ -116,7 +116,7 @@ fn attempt(
     }
     .map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
     let opened = Opened::new(plan, dir, options, &mut slots)?;
-    slots.keep_from_child(dir.descriptors());
+    slots.keep_from_child(dir.fd());
     if let Some(console) = console {
         slots.set(Slot::Console, console.as_fd());
     }
@@ -125,13 +125,16 @@ fn attempt(
     let process = spawn(plan, slots, &trees, &report, undo.cgroup.as_ref().map(Cgroup::fd))?;
     drop(trees);
     state.pid = process.pid.as_raw();
-    state.start_time = state::start_time(process.pid)?.map_or(0, |(start, _)| start);
     let process = undo.process.insert(process);
+    state.start_time = state::start_time(process.pid)?.map(|(start, _)| start).ok_or_else(|| {
+        Error::new(format!("read when the container's process has started (/proc/{}/stat)", process.pid))
+    })?;
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
     let mut agent = agent;
     let reached = process
-        .serve(plan, &report, !options.run, agent.as_mut(), |request, process| {
-            context.answer(request, process, &mut state)
+        .serve(plan, &report, !options.run, agent.as_mut(), |question, process| match question {
+            Question::Source(step) => context.source(step, process, opened.proc.as_fd()).map(Some),
+            Question::Planned(request) => context.answer(request, process, &mut state).map(|()| None),
         })
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
     debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
@@ -223,7 +226,7 @@ fn state_file(dir: &Dir, name: &CStr, size: usize) -> Result<File> {
 
 /// What the child inherits, held open until it has been cloned.
 struct Opened {
-    _proc: OwnedFd,
+    proc: OwnedFd,
     _fifo: Option<OwnedFd>,
     _namespaces: Vec<OwnedFd>,
     hook_state: Option<File>,
@@ -251,7 +254,7 @@ impl Opened {
             let output = hook_output.insert(output?);
             slots.set(Slot::HookOutput, output.as_fd());
         }
-        Ok(Self { _proc: proc, _fifo: fifo, _namespaces: namespaces, hook_state, hook_output })
+        Ok(Self { proc, _fifo: fifo, _namespaces: namespaces, hook_state, hook_output })
     }
 }
 
@@ -317,6 +320,33 @@ impl Answers<'_> {
         }
     }
 
+    /// The source of a bind mount that the child may not reach, opened with our rights among the child's own mounts,
+    /// which have the flags of ours locked. The child makes the mount of it with its own rights.
+    fn source(&self, step: usize, process: &Spawned, proc: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let refused = || Error::new("the container's process has asked for what its plan does not have");
+        let step = self.plan.child.get(step).ok_or_else(refused)?;
+        let source = match &step.op {
+            Op::Mount(mount) if mount.parent_opens => match &mount.source {
+                Source::Bind(source) => source,
+                _ => return Err(refused()),
+            },
+            _ => return Err(refused()),
+        };
+        let failed = |call: &str, errno| {
+            Error::new(format!("open {} for the container's process", source.to_string_lossy()))
+                .call(call, errno)
+                .at(step.from.clone())
+        };
+        let path = absolute(source).map_err(|errno| failed("getcwd", errno))?;
+        // The number is our own child's, which we have not waited for.
+        let root = CString::new(format!("{}/root", process.pid)).unwrap_or_default();
+        let root = sys::openat(proc, &root, libc::O_PATH | libc::O_DIRECTORY, 0)
+            .map_err(|errno| failed(&format!("openat(/proc/{}/root)", process.pid), errno))?;
+        // Links lead to where they lead in the child, and none of procfs to a file of ours.
+        sys::openat2(root.as_fd(), &path, libc::O_PATH, 0, sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_MAGICLINKS)
+            .map_err(|errno| failed("openat2", errno))
+    }
+
     fn tell_hooks(&self, status: &str, process: &Spawned) -> Result<serde_json::Value> {
         let dir = self.bundle.dir.to_string_lossy();
         let json = state_json(&self.bundle.spec, &self.options.id, status, process.pid.as_raw(), &dir);
@@ -334,10 +364,10 @@ impl Answers<'_> {
             idmap::write(process.pid, &userns.uids, &userns.gids, self.facts.euid, self.facts.egid)?;
         }
         for step in &self.plan.rlimits {
-            if let Op::Rlimit { resource, soft, hard, name } = &step.op {
-                crate::sys::process::prlimit(process.pid.as_raw(), *resource, *soft, *hard).map_err(|errno| {
-                    Error::new(format!("set {name}"))
-                        .call(format!("prlimit({name}, {soft}, {hard})"), errno)
+            if let Op::HardLimit { resource, hard, name } = &step.op {
+                crate::sys::process::raise_hard_limit(process.pid.as_raw(), *resource, *hard).map_err(|errno| {
+                    Error::new(format!("raise the hard limit {name}"))
+                        .call(format!("prlimit({name}, {hard})"), errno)
                         .at(step.from.clone())
                         .hint("a hard limit is raised only with CAP_SYS_RESOURCE")
                 })?;
@@ -348,6 +378,14 @@ impl Answers<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// A path as the child has it, whose working directory is still ours.
+fn absolute(path: &CStr) -> std::result::Result<CString, Errno> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let here = std::env::current_dir().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let path = here.join(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    CString::new(path.into_os_string().into_vec()).map_err(|_| Errno::EINVAL)
 }
 
 fn oom_score_adj(process: &Spawned, value: i32) -> Result<()> {

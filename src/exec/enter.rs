@@ -46,7 +46,7 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>)
         other => other?,
     };
     drop(affinity);
-    match process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(())) {
+    match process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None)) {
         Ok(_) => Ok(process),
         Err(error) => {
             process.kill();

@@ -100,7 +100,7 @@ fn hint(op: &Op, errno: Errno) -> Option<&'static str> {
         }
         (Op::User { .. }, Errno::EINVAL) => "an id that the user namespace does not map",
         (Op::User { .. }, Errno::EPERM) => "groups can't be set where setgroups is denied (newgidmap gives the right)",
-        (Op::Rlimit { .. }, Errno::EPERM) => "a hard limit is raised only with CAP_SYS_RESOURCE",
+        (Op::Rlimit { .. } | Op::HardLimit { .. }, Errno::EPERM) => "a hard limit is raised only with CAP_SYS_RESOURCE",
         (Op::Rlimit { .. }, Errno::EINVAL) => "the soft limit is above the hard one",
         (Op::Scheduler(_) | Op::IoPriority { .. }, Errno::EPERM) => {
             "it takes CAP_SYS_NICE in the initial user namespace (or RLIMIT_NICE, RLIMIT_RTPRIO), and for a real-time policy a \
@@ -118,6 +118,7 @@ fn hint(op: &Op, errno: Errno) -> Option<&'static str> {
         (Op::Cwd { .. }, Errno::ENOENT) => "process.cwd does not exist in the container",
         (Op::Cwd { .. }, Errno::EACCES) => "process.cwd can't be entered by the process's user",
         (Op::Seccomp(_), Errno::EINVAL) => "a flag of the filter that this kernel does not know",
+        (Op::Seccomp(_), Errno::EMFILE) => "the listener takes a descriptor, and RLIMIT_NOFILE leaves none",
         (Op::Seccomp(_), Errno::EACCES) => "without noNewPrivileges the filter needs CAP_SYS_ADMIN",
         (Op::Terminal { .. }, Errno::ENOENT) => "a terminal needs a devpts mount on /dev/pts",
         (Op::OomScoreAdj { .. }, Errno::EACCES) => "lowering oom_score_adj takes CAP_SYS_RESOURCE",

@@ -3,8 +3,8 @@
 //! ```text
 //!  parent                         child
 //!    │ ─────── clone3 ─────────────▶ │
-//!    │ ◀─── Request (one byte) ───── │   IdMaps, RuntimeHooks, Ready
-//!    │ ──── go (one byte) ─────────▶ │
+//!    │ ◀─── Request (one byte) ───── │   IdMaps, RuntimeHooks, Ready; Source with the number of its step
+//!    │ ──── go (one byte) ─────────▶ │   for Source with a descriptor
 //!    │ ◀─── end of file ──────────── │   execve has closed the socket, or the process is gone
 //! ```
 //!
@@ -13,6 +13,7 @@
 
 use nix::errno::Errno;
 
+use crate::plan::op::Request;
 use crate::sys::shared::plain;
 
 /// Bytes of a call's name in a [`Report`].
@@ -108,6 +109,40 @@ impl Report {
 
 /// The parent's answer to every request.
 pub const GO: u8 = 1;
+
+/// What the child says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// A request that the plan has.
+    Planned(Request),
+    /// Open the source of the bind mount that is this step of the child's: the ids of the user namespace can't reach it.
+    /// A path is not sent: the parent opens what its own plan has.
+    Source(usize),
+}
+
+/// The longest question.
+pub const QUESTION: usize = 5;
+/// The first byte of [`Question::Source`]; none of a [`Request`].
+const SOURCE: u8 = 0;
+
+/// [`Question::Source`] as it is sent: the number is little-endian.
+pub fn source(step: usize) -> [u8; QUESTION] {
+    let [a, b, c, d] = (step as u32).to_le_bytes();
+    [SOURCE, a, b, c, d]
+}
+
+impl Question {
+    /// A message of the child.
+    pub fn of(message: [u8; QUESTION]) -> Self {
+        let [kind, step @ ..] = message;
+        match kind {
+            SOURCE => Self::Source(u32::from_le_bytes(step) as usize),
+            1 => Self::Planned(Request::IdMaps),
+            2 => Self::Planned(Request::RuntimeHooks),
+            _ => Self::Planned(Request::Ready),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

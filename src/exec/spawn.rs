@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::explain;
 use super::listener::Agent;
-use super::protocol::{GO, Report, Staged};
+use super::protocol::{GO, QUESTION, Question, Report, Staged};
 use crate::child::{self, Inherited, SLOTS};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -18,6 +18,7 @@ use crate::sys::clone::{Cloned, clone3};
 use crate::sys::path as sys;
 use crate::sys::process::{pidfd_open, poll_in, wait_status};
 use crate::sys::shared::Shared;
+use crate::sys::socket;
 
 /// What the set-up of a container may take beside its hooks' own time.
 const BOUND: Duration = Duration::from_secs(120);
@@ -36,12 +37,12 @@ pub struct Spawned {
 #[derive(Debug, Clone)]
 pub struct Slots {
     fds: [RawFd; SLOTS],
-    parents: [RawFd; 2],
+    kept: RawFd,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { fds: [-1; SLOTS], parents: [-1; 2] }
+        Self { fds: [-1; SLOTS], kept: -1 }
     }
 }
 
@@ -51,10 +52,10 @@ impl Slots {
         self.fds[slot as usize] = fd.as_raw_fd();
     }
 
-    /// Names descriptors that stay the parent's alone: the child closes them first. A flock(2) belongs to all that share
+    /// Names a descriptor that stays the parent's alone: the child closes it first. A flock(2) belongs to all that share
     /// its open file, so a child that waits for `start` would hold on to the lock of a runtime that was killed.
-    pub fn keep_from_child(&mut self, fds: [RawFd; 2]) {
-        self.parents = fds;
+    pub fn keep_from_child(&mut self, fd: BorrowedFd<'_>) {
+        self.kept = fd.as_raw_fd();
     }
 
     /// Puts a namespace into the slot of its place among those that are joined.
@@ -89,9 +90,9 @@ pub fn spawn(
             crate::sys::after_clone();
             // With a copy of it the child would never see the end of file that a killed runtime leaves.
             drop(ours);
-            for fd in slots.parents.into_iter().filter(|fd| *fd >= 0) {
+            if let Ok(fd) = u32::try_from(slots.kept) {
                 // It fails only for a number that is not open.
-                let _ = crate::sys::process::close_range(fd as u32, fd as u32, false);
+                let _ = crate::sys::process::close_range(fd, fd, false);
             }
             in_child(plan, staged, &inherited)
         }
@@ -176,7 +177,8 @@ pub enum Reached {
 }
 
 impl Spawned {
-    /// Answers the child's requests until it is ready (`until_ready`) or its program runs.
+    /// Answers the child's questions, with what `answer` returns sent along, until it is ready (`until_ready`) or
+    /// its program runs.
     ///
     /// # Errors
     /// What `answer` returned; what the child reported; its death; too long a silence.
@@ -186,7 +188,7 @@ impl Spawned {
         report: &Shared<Report>,
         until_ready: bool,
         mut agent: Option<&mut Agent>,
-        mut answer: impl FnMut(Request, &Spawned) -> Result<()>,
+        mut answer: impl FnMut(Question, &Spawned) -> Result<Option<OwnedFd>>,
     ) -> Result<Reached> {
         let deadline = Instant::now() + BOUND + hook_time(plan);
         loop {
@@ -203,23 +205,23 @@ impl Spawned {
                 }
                 continue;
             }
-            let mut byte = [0u8; 1];
-            let length = sys::read(self.socket.as_fd(), &mut byte).unwrap_or(0);
+            let mut message = [0u8; QUESTION];
+            let length = sys::read(self.socket.as_fd(), &mut message)
+                .map_err(|errno| Error::new("hear the child").call("read", errno))?;
             if length == 0 {
                 return self.ended(plan, report);
             }
-            let request = match byte[0] {
-                1 => Request::IdMaps,
-                2 => Request::RuntimeHooks,
-                _ => Request::Ready,
+            let question = Question::of(message);
+            let answered = match answer(question, self)? {
+                None => sys::write_all_at_once(self.socket.as_fd(), &[GO]),
+                Some(file) => socket::sendmsg(self.socket.as_fd(), &[GO], file.as_fd()),
             };
-            answer(request, self)?;
-            sys::write_all_at_once(self.socket.as_fd(), &[GO]).or_else(|errno| match errno {
+            answered.or_else(|errno| match errno {
                 // It died while we worked: the next read tells why.
                 Errno::EPIPE => Ok(()),
                 errno => Err(Error::new("answer the child").call("write", errno)),
             })?;
-            if request == Request::Ready && until_ready {
+            if question == Question::Planned(Request::Ready) && until_ready {
                 return Ok(Reached::Ready);
             }
         }
@@ -230,10 +232,11 @@ impl Spawned {
         match seen.failure() {
             Some(failure) => Err(explain::failure(plan, &failure)),
             None if seen.executing != 0 => Ok(Reached::Executed),
-            None => {
-                let _ = poll_in(self.pidfd.as_fd(), 1000);
-                Err(explain::died(wait_status(self.pid.as_raw()).ok()))
+            // Whatever keeps it, its socket is closed: there is nothing more to hear from it.
+            None if !poll_in(self.pidfd.as_fd(), 1000).unwrap_or(false) => {
+                Err(Error::new("the container's process has left the conversation, and has not ended"))
             }
+            None => Err(explain::died(wait_status(self.pid.as_raw()).ok())),
         }
     }
 

@@ -93,7 +93,7 @@ pub struct Plan {
     pub clone_flags: u64,
     /// Id maps of a new user namespace.
     pub userns: Option<Userns>,
-    /// Limits that the parent sets, since the child in its user namespace may not.
+    /// Hard limits that the parent raises, since the child in its user namespace may not.
     pub rlimits: Vec<Step>,
     /// `oom_score_adj` that the parent writes, for the same reason.
     pub oom_score_adj: Option<i32>,
@@ -153,7 +153,6 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
     namespaces.settle(spec, &mut child)?;
-    let rlimits = process::rlimits(process)?;
     if namespaces.new_user() || namespaces.needs_stage() {
         // In its user namespace the child may raise nothing: the parent does it while the child waits for its maps, or the
         // stage has done it.
@@ -176,9 +175,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     process::terminal(process, true, &mut child);
     root::finish(spec, has_mount_namespace, &mut child)?;
     process::session(process, &mut child);
-    if !namespaces.new_user() {
-        child.0.extend(rlimits.iter().cloned());
-    }
+    process::rlimits(process, !namespaces.in_userns(), &mut child);
     let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
     if !options.run {
         child.push(Op::AwaitStart, "");
@@ -192,7 +189,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         trees,
         clone_flags: namespaces.clone_flags(),
         userns: namespaces.userns().cloned(),
-        rlimits: if namespaces.new_user() { rlimits } else { Vec::new() },
+        rlimits: if namespaces.new_user() { process::hard_limits(process) } else { Vec::new() },
         oom_score_adj: if namespaces.new_user() { process.oom_score_adj() } else { None },
         stage: stage.0,
         child: child.0,
@@ -217,6 +214,9 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     begin(&mut stage);
     // Its file is the host's root's once the process is not dumpable, and root of a user namespace can't write to it.
     process::oom_score_adj(process, &mut stage);
+    if namespaces.has(LinuxNamespaceType::User) {
+        stage.0.extend(process::hard_limits(process));
+    }
     stage.push(Op::ClearDumpable, "");
     stage.push(Op::JoinInit { flags }, "/linux/namespaces");
     begin(&mut child);
@@ -231,7 +231,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     root::again(spec, bundle, namespaces.has(LinuxNamespaceType::Mount), &mut child)?;
     process::terminal(process, false, &mut child);
     process::session(process, &mut child);
-    child.0.extend(process::rlimits(process)?);
+    process::rlimits(process, !namespaces.has(LinuxNamespaceType::User), &mut child);
     sched::final_cpus(process, &mut child)?;
     let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
     finish(process, seccomp, &mut child)?;
@@ -288,8 +288,9 @@ fn credentials(process: &Process, facts: &HostFacts, seccomp: Option<&op::Seccom
     capabilities::plan(process, facts, seccomp, child)
 }
 
-/// From `start` on: only the filter and the execve are left.
+/// From `start` on: only the limit of open files, the filter and the execve are left.
 fn finish(process: &Process, seccomp: Option<op::SeccompOp>, child: &mut Steps) -> Result<()> {
+    process::open_files(process, child);
     if let Some(filter) = seccomp {
         child.push(Op::Seccomp(Box::new(filter)), "/linux/seccomp");
     }

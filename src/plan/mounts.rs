@@ -40,6 +40,7 @@ pub(super) fn plan(
         }
         let mut mount = one(entry, &from, target, options)?;
         if let Source::Bind(_) = mount.source {
+            mount.parent_opens = namespaces.new_user() && !facts.rootless;
             id_mapped(spec, entry, &from, &mut mount, trees)?;
         }
         if matches!(&mount.source, Source::New { kind, .. } if kind.as_bytes() == b"cgroup2") {
@@ -92,7 +93,7 @@ fn one(entry: &Entry, from: &str, target: std::ffi::CString, mut options: MountO
     options.set &= !later;
     let ordinary_directory =
         matches!(&source, Source::New { kind, .. } if matches!(kind.as_bytes(), b"proc" | b"sysfs"));
-    Ok(Mount { source, target, options, flags, data, ordinary_directory, later, fallback: None })
+    Ok(Mount { source, target, options, flags, data, ordinary_directory, later, parent_opens: false, fallback: None })
 }
 
 /// The parent makes an id-mapped mount: it takes CAP_SYS_ADMIN in the file system's user namespace.

@@ -96,6 +96,10 @@ impl Namespaces {
         self.userns.is_some()
     }
 
+    fn joins_user(&self) -> bool {
+        self.joined.iter().any(|joined| joined.flag == libc::CLONE_NEWUSER)
+    }
+
     /// The container has a user namespace other than the caller's, new or joined.
     pub(super) fn in_userns(&self) -> bool {
         self.has(Kind::User)
@@ -125,9 +129,9 @@ impl Namespaces {
     /// setns(2) to a pid or user namespace and time offsets act on children only; and what is joined beside a new user
     /// namespace is joined before that takes the rights away.
     pub(super) fn needs_stage(&self) -> bool {
-        let by_path = |flag: i32| self.joined.iter().any(|joined| joined.flag == flag);
-        by_path(libc::CLONE_NEWPID)
-            || by_path(libc::CLONE_NEWUSER)
+        let joins_pid = self.joined.iter().any(|joined| joined.flag == libc::CLONE_NEWPID);
+        joins_pid
+            || self.joins_user()
             || (self.new_user() && !self.joined.is_empty())
             || (self.time_offsets && self.made(Kind::Time).is_some())
     }
@@ -152,6 +156,9 @@ impl Namespaces {
         // In a joined user namespace the file would be the host's root's. For a new one the parent writes it.
         if let (Some(process), false) = (spec.process(), self.new_user()) {
             super::process::oom_score_adj(process, stage);
+        }
+        if let (Some(process), true) = (spec.process(), self.joins_user()) {
+            stage.0.extend(super::process::hard_limits(process));
         }
         self.join(stage)?;
         if let (true, Some(from)) = (self.time_offsets, self.made(Kind::Time)) {

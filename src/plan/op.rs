@@ -80,6 +80,8 @@ pub struct Mount {
     pub ordinary_directory: bool,
     /// Attributes that must wait until the content is there (`ro` of `/dev`).
     pub later: u64,
+    /// The parent opens the source of this bind mount when the ids of the new user namespace can't reach it.
+    pub parent_opens: bool,
     /// cgroup2 alone: what is bound when the kernel refuses a new mount.
     pub fallback: Option<CString>,
 }
@@ -223,6 +225,8 @@ pub enum Op {
     NewSession,
     /// prlimit(2).
     Rlimit { resource: u32, name: &'static str, soft: u64, hard: u64 },
+    /// prlimit(2) of a hard limit that is lower than this. It takes a right that is gone when the limit itself is set.
+    HardLimit { resource: u32, name: &'static str, hard: u64 },
     /// sched_setattr(2).
     Scheduler(SchedAttr),
     /// ioprio_set(2) of the process.

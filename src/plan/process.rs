@@ -1,6 +1,6 @@
 //! `process`: its limits, terminal, directory, program.
 
-use oci_spec::runtime::{PosixRlimitType, Process};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process};
 
 use super::op::{Op, Step};
 use super::{Steps, cstring, path_cstring};
@@ -15,14 +15,41 @@ pub(super) fn oom_score_adj(process: &Process, child: &mut Steps) {
     }
 }
 
-pub(super) fn rlimits(process: &Process) -> Result<Vec<Step>> {
-    let mut steps = Vec::new();
-    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
-        let (resource, name) = rlimit(limit.typ());
-        let op = Op::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() };
-        steps.push(Step { op, from: format!("/process/rlimits/{index}") });
-    }
-    Ok(steps)
+fn limits(process: &Process, op: impl Fn(&PosixRlimit) -> Option<Op>) -> Vec<Step> {
+    let step = |(index, limit)| Some(Step { op: op(limit)?, from: format!("/process/rlimits/{index}") });
+    process.rlimits().iter().flatten().enumerate().filter_map(step).collect()
+}
+
+fn hard_limit(limit: &PosixRlimit) -> Op {
+    let (resource, name) = rlimit(limit.typ());
+    Op::HardLimit { resource, name, hard: limit.hard() }
+}
+
+fn exact(limit: &PosixRlimit) -> Op {
+    let (resource, name) = rlimit(limit.typ());
+    Op::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() }
+}
+
+/// What has to be done before a user namespace is entered in which nobody may raise a hard limit. Nothing is lowered:
+/// the limits are the program's, and set-up goes on.
+pub(super) fn hard_limits(process: &Process) -> Vec<Step> {
+    limits(process, |limit| Some(hard_limit(limit)))
+}
+
+/// The limits, while the rights of set-up are there (`privileged`; without them [`hard_limits`] has come before). Set-up
+/// itself opens files until its end, so that [`open_files`] comes last, and only the right to it is taken here.
+pub(super) fn rlimits(process: &Process, privileged: bool, child: &mut Steps) {
+    child.0.extend(limits(process, |limit| match limit.typ() {
+        PosixRlimitType::RlimitNofile => privileged.then(|| hard_limit(limit)),
+        _ => Some(exact(limit)),
+    }));
+}
+
+/// `RLIMIT_NOFILE`: from here on no file may have to be opened, but that of a seccomp listener. The filter may forbid
+/// prlimit(2).
+pub(super) fn open_files(process: &Process, child: &mut Steps) {
+    let nofile = |limit: &PosixRlimit| (limit.typ() == PosixRlimitType::RlimitNofile).then(|| exact(limit));
+    child.0.extend(limits(process, nofile));
 }
 
 fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {

@@ -166,6 +166,7 @@ impl Display for Op {
             Op::Umask { mask: Some(mask) } => write!(f, "umask {mask:04o}"),
             Op::Umask { mask: None } => f.write_str("umask as the caller's"),
             Op::NewSession => f.write_str("setsid"),
+            Op::HardLimit { name, hard, .. } => write!(f, "prlimit {name} at least :{}", limit(*hard)),
             Op::Rlimit { name, soft, hard, .. } => write!(f, "prlimit {name} {}:{}", limit(*soft), limit(*hard)),
             Op::Scheduler(attr) => attr.fmt(f),
             Op::IoPriority { class, level } => write!(f, "ioprio_set class {} level {level}", io_class(*class)),

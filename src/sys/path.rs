@@ -236,6 +236,12 @@ pub fn getcwd(buffer: &mut [u8]) -> SysResult<&[u8]> {
     Ok(&buffer[..(length as usize).saturating_sub(1)])
 }
 
+/// flock(2): the lock belongs to the open file, and goes when its last descriptor is closed.
+pub fn flock(file: BorrowedFd<'_>, operation: i32) -> SysResult<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_flock, file.as_raw_fd(), operation) }).map(drop)
+}
+
 /// mkfifoat(3).
 pub fn mkfifoat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> SysResult<()> {
     mknodat(dir, name, libc::S_IFIFO | mode, 0)

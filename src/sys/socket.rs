@@ -73,6 +73,41 @@ pub fn recvmsg(socket: BorrowedFd, data: &mut [u8]) -> Result<(usize, Vec<OwnedF
     Ok((length as usize, fds))
 }
 
+/// Waits for one message of one byte with at most one descriptor, which closes on exec. Allocates nothing, so it may be
+/// called after a clone.
+///
+/// A byte of 0 and no descriptor is the end of the stream. Further descriptors are closed by the kernel.
+pub fn receive_file(socket: BorrowedFd) -> Result<(u8, Option<OwnedFd>)> {
+    const LEN: c_uint = size_of::<c_int>() as c_uint;
+    let mut byte = 0u8;
+    let mut control = Control([0; 64]);
+    let mut iov = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: msghdr is integers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    // SAFETY: CMSG_LEN is arithmetic: room for one descriptor and not for a second one.
+    message.msg_controllen = unsafe { libc::CMSG_LEN(LEN) } as _;
+    loop {
+        // SAFETY: `message` points to `iov` and `control`, which live until the end of this function.
+        match Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) }) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => break,
+        }
+    }
+    // SAFETY: the kernel laid one header out within msg_controllen, or none; the descriptor is new and is taken once.
+    let file = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        let rights = !header.is_null()
+            && ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
+            && (*header).cmsg_len as usize >= libc::CMSG_LEN(LEN) as usize;
+        rights.then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<c_int>().read_unaligned()))
+    };
+    Ok((byte, file))
+}
+
 /// The descriptors of a message that recvmsg(2) has just filled in, which become ours.
 fn descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();

@@ -319,3 +319,16 @@ pub fn wait(done: impl Fn() -> bool) {
 pub fn value(path: impl AsRef<Path>) -> io::Result<String> {
     fs::read_to_string(path).map(|text| text.trim_end_matches('\n').to_owned())
 }
+
+/// The bundle with a user namespace in which 0 to 65535 stand for the host's ids from 100000 on, and its root file system
+/// theirs.
+pub fn mapped(bundle: Bundle) -> Bundle {
+    let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs("")).status();
+    assert!(owned.expect("chown").success());
+    bundle.edit(|config| {
+        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "user"}));
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        }
+    })
+}
