@@ -35,6 +35,10 @@ conformance *arguments:
 fuzz seconds="600":
     FUZZ_SECONDS={{seconds}} cargo test --test fuzz -- --nocapture
 
+# the long counts, in parts of less than an hour: those that have no good result yet for this commit, or the ones that are named
+full *parts:
+    tests/full {{parts}}
+
 # what the kernel would be asked to do for a bundle
 plan bundle="bundles/hello":
     cargo run --quiet -- plan --bundle {{bundle}}

@@ -315,7 +315,6 @@ fn clamp_limit(hugepages: &mut Value) {
 #[cfg(test)]
 mod tests {
     use oci_spec::runtime::{LinuxSchedulerFlag, PosixRlimitType};
-    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -505,60 +504,5 @@ mod tests {
         std::fs::write(&path, r#"{"cwd": "/", "args": [1]}"#).unwrap();
         assert_eq!(load_process(&path).unwrap_err().pointer.as_deref(), Some("/args/0"));
         std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    fn any_value() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<u64>().prop_map(Value::from),
-            ".{0,8}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(2, 8, 3, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-                prop::collection::hash_map(".{0,4}", inner, 0..3).prop_map(|members| json!(members)),
-            ]
-        })
-    }
-
-    /// Replaces the `number`th value of `value`, counted depth first.
-    fn replace(value: &mut Value, number: &mut usize, new: &Value) {
-        if *number == 0 {
-            *value = new.clone();
-        }
-        *number = number.wrapping_sub(1);
-        match value {
-            Value::Object(members) => members.values_mut().for_each(|member| replace(member, number, new)),
-            Value::Array(elements) => elements.iter_mut().for_each(|element| replace(element, number, new)),
-            _ => {}
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(config in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Bundle::parse("/".into(), config);
-        }
-
-        #[test]
-        fn a_value_of_another_type_never_panics(mut number in 0usize..150, new in any_value()) {
-            let mut config = crate::spec::default_spec(false);
-            replace(&mut config, &mut number, &new);
-            if let Ok(bundle) = parse(config) {
-                let context = crate::validate::Context { rootless: number % 2 == 0, host_network: false };
-                let _ = crate::validate::validate(&bundle.spec, &context);
-            }
-        }
-
-        #[test]
-        fn damaged_text_never_panics(at in 0usize..3000, byte in any::<u8>(), cut in 0usize..3000) {
-            let mut config = crate::spec::default_spec(false).to_string().into_bytes();
-            let length = config.len();
-            config[at % length] = byte;
-            config.truncate(length.max(cut));
-            let _ = Bundle::parse("/".into(), config);
-        }
     }
 }

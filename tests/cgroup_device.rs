@@ -1,9 +1,13 @@
 //! The device filter against a reading of the rules one by one, and its size.
 
+#[path = "common/rounds.rs"]
+mod rounds;
+
 use oci_spec::runtime::LinuxResources;
 use orlop::cgroup::device::{Kind, MKNOD, READ, Rule, WRITE, program, rules};
 use orlop::sys::bpf::Insn;
 use proptest::prelude::*;
+use rounds::rounds;
 
 /// What a container asks of the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +92,7 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(rounds(1000)))]
 
     #[test]
     fn program_decides_as_the_rules_do(

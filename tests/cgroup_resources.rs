@@ -1,9 +1,13 @@
 //! `linux.resources` as writes: each key's file, value, place and order.
 
+#[path = "common/rounds.rs"]
+mod rounds;
+
 use oci_spec::runtime::LinuxResources;
 use orlop::cgroup::{Refused, Write, wanted_controllers, weight, writes};
 use orlop::error::{Error, Result};
 use proptest::prelude::*;
+use rounds::rounds;
 
 fn of(json: &str) -> Result<Vec<Write>> {
     writes(&serde_json::from_str::<LinuxResources>(json).unwrap())
@@ -187,6 +191,8 @@ fn only_limits_need_controllers() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(rounds(256)))]
+
     #[test]
     fn weight_is_in_range_and_grows_with_shares(shares in 1_u64..300_000) {
         prop_assert!((1..=10_000).contains(&weight(shares)));

@@ -1,18 +1,22 @@
 //! A container's life, from create to delete, as its callers and the kernel see it.
 
 mod common;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::fs;
 use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use common::{Bundle, alive, begin, outcome, proc_status, value, wait};
+use common::{Bundle, Outcome, alive, begin, cgroup_of, outcome, proc_status, value, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rounds::rounds;
 use serde_json::{Value, json};
 
 #[test]
@@ -140,6 +144,10 @@ fn kill_takes_names_numbers_and_real_time_signals() {
     }
 }
 
+fn comm(pid: &str) -> String {
+    value(format!("/proc/{pid}/comm")).unwrap_or_default()
+}
+
 #[test]
 fn kill_all_reaches_every_process() {
     let bundle = Bundle::script("trap : TERM; sleep 1000 & sleep 1000 & echo up; while :; do wait; done")
@@ -149,6 +157,9 @@ fn kill_all_reaches_every_process() {
     let cgroup = bundle.cgroup();
     let count = || value(cgroup.join("cgroup.procs")).expect("cgroup.procs").lines().count();
     wait(|| count() == 3);
+    // Until its execve a child of the shell has the shell's handler.
+    let names = || value(cgroup.join("cgroup.procs")).expect("cgroup.procs").lines().map(comm).collect::<Vec<_>>();
+    wait(|| names().iter().filter(|name| *name == "sleep").count() == 2);
     // init has a handler and reaps the others
     bundle.on("kill", &["--all", "TERM"]).well();
     wait(|| count() == 1);
@@ -435,6 +446,46 @@ fn spec_writes_a_config_that_runs_and_overwrites_none() {
     written["process"]["terminal"] = json!(false);
     fs::write(&config, written.to_string()).expect("write");
     bundle.run().well();
+}
+
+/// The same for each id, all at once.
+fn at_once<T: Send>(ids: &[String], work: impl Fn(&str) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let all: Vec<_> = ids.iter().map(|id| scope.spawn(|| work(id))).collect();
+        all.into_iter().map(|one| one.join().expect("a thread")).collect()
+    })
+}
+
+/// `run --detach` and `exec`: what both said, and the process and its cgroup, if there is one.
+fn run_and_exec(bundle: &Bundle, id: &str) -> (Outcome, Outcome, Option<(u32, PathBuf)>) {
+    let pid_file = bundle.dir.join(format!("pid.{id}"));
+    let mut run = bundle.command(&["run", "--detach", "--pid-file"]);
+    run.arg(&pid_file).arg("--bundle").arg(&bundle.dir).arg(id);
+    let run = outcome(run);
+    let exec = outcome(bundle.command(&["exec", id, "cat", "/proc/1/comm"]));
+    let pid = value(pid_file).ok().and_then(|pid| pid.parse().ok());
+    (run, exec, pid.map(|pid| (pid, cgroup_of(pid))))
+}
+
+#[test]
+fn lives_at_once_leave_nothing_behind() {
+    let bundle = Bundle::sleeper();
+    let ids: Vec<_> = (0..rounds(20)).map(|number| format!("{}-{number}", bundle.id)).collect();
+    let mounts = value("/proc/self/mountinfo").expect("mountinfo");
+    let lives = at_once(&ids, |id| run_and_exec(&bundle, id));
+    let listed = outcome(bundle.command(&["list", "-q"]));
+    // before any assertion: what has failed leaves nothing behind either
+    let deleted = at_once(&ids, |id| outcome(bundle.command(&["delete", "--force", id])));
+    assert_eq!(listed.well().lines().count(), ids.len());
+    for ((run, exec, process), deleted) in lives.into_iter().zip(deleted) {
+        run.well();
+        assert_eq!(exec.well(), "sleep");
+        deleted.well();
+        let (pid, cgroup) = process.expect("a pid file");
+        assert!(!alive(pid) && !cgroup.exists(), "{pid} in {}", cgroup.display());
+    }
+    assert_eq!(fs::read_dir(&bundle.store).expect("the store").count(), 0);
+    assert_eq!(value("/proc/self/mountinfo").expect("mountinfo"), mounts);
 }
 
 #[test]

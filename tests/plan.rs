@@ -1,6 +1,9 @@
 //! What a plan says: as it was when somebody last looked (tests/snapshots), in the order that safety asks for, and for
 //! configurations that nobody would write. Nothing here needs root; `UPDATE_SNAPSHOTS=1` writes the snapshots anew.
 
+#[path = "common/rounds.rs"]
+mod rounds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +14,7 @@ use orlop::plan::{self, HostFacts, Options, show};
 use orlop::validate::{self, Context};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use rounds::rounds;
 use serde_json::{Value, json};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -285,7 +289,7 @@ fn mutate(config: &mut Value, place: Index, kind: u8, other: Index, junk: Value)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: rounds(400), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A configuration with a few values changed is planned or refused with a message; nothing panics.
     #[test]
@@ -308,5 +312,63 @@ proptest! {
             }
             Err(error) => prop_assert!(!error.message.is_empty()),
         }
+    }
+}
+
+/// Any JSON, three levels deep at most.
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::hash_map(".{0,4}", inner, 0..3).prop_map(|members| json!(members)),
+        ]
+    })
+}
+
+/// Replaces the `number`th value of `value`, counted depth first.
+fn replace(value: &mut Value, number: &mut usize, new: &Value) {
+    if *number == 0 {
+        *value = new.clone();
+    }
+    *number = number.wrapping_sub(1);
+    match value {
+        Value::Object(members) => members.values_mut().for_each(|member| replace(member, number, new)),
+        Value::Array(elements) => elements.iter_mut().for_each(|element| replace(element, number, new)),
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: rounds(256), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(config in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Bundle::parse("/".into(), config);
+    }
+
+    #[test]
+    fn a_value_of_another_type_never_panics(mut number in 0usize..150, new in any_value()) {
+        let mut config = orlop::spec::default_spec(false);
+        replace(&mut config, &mut number, &new);
+        if let Ok(bundle) = Bundle::parse("/".into(), config.to_string().into_bytes()) {
+            let context = Context { rootless: number % 2 == 0, host_network: false };
+            let _ = validate::validate(&bundle.spec, &context);
+        }
+    }
+
+    #[test]
+    fn damaged_text_never_panics(at in 0usize..3000, byte in any::<u8>(), cut in 0usize..3000) {
+        let mut config = orlop::spec::default_spec(false).to_string().into_bytes();
+        let length = config.len();
+        config[at % length] = byte;
+        config.truncate(length.max(cut));
+        let _ = Bundle::parse("/".into(), config);
     }
 }

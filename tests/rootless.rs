@@ -141,6 +141,14 @@ fn a_source_that_the_user_cant_reach_stays_out_of_reach() {
 }
 
 #[test]
+fn a_listed_ptmx_is_the_one_of_its_own_devpts() {
+    let mine = Mine::new(&["readlink", "/dev/ptmx"]).edit(|config| {
+        config["linux"]["devices"] = json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]);
+    });
+    assert_eq!(mine.run().well(), "pts/ptmx");
+}
+
+#[test]
 fn root_may_not_be_had_by_a_map_of_the_users_making() {
     let mine = Mine::new(&["true"]).edit(|config| config["linux"]["uidMappings"][0]["hostID"] = json!(0));
     let run = begin(mine.making("run", &[])).end();

@@ -1,6 +1,8 @@
 //! What outlives the runtime: its state, whoever dies and whoever comes at the same time.
 
 mod common;
+#[path = "common/rounds.rs"]
+mod rounds;
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Bundle, alive, begin, outcome, value, wait};
+use rounds::rounds;
 use serde_json::json;
 
 /// `orlop create` that is killed at the `when`th of these system calls of the runtime, before the call is made; its threads
@@ -40,7 +43,7 @@ fn processes(bundle: &Bundle) -> Vec<u32> {
 
 /// Kills `create` before each call of this name in turn, until it comes to its end; after each, forced delete and a create
 /// of the same id must find nothing in their way.
-fn survives_kills_at(call: &str) {
+fn sweep_kills_at(call: &str) {
     let bundle = named();
     let mut rounds = 0;
     for when in 1..40 {
@@ -65,6 +68,10 @@ fn survives_kills_at(call: &str) {
         bundle.on("delete", &["--force"]).well();
     }
     assert!(rounds > 0, "{call} is never called");
+}
+
+fn survives_kills_at(call: &str) {
+    (0..rounds(1)).for_each(|_| sweep_kills_at(call));
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn a_run_that_is_killed_leaves_a_container_that_others_see() {
 #[test]
 fn of_creates_at_once_exactly_one_gets_the_id() {
     let bundle = Bundle::sleeper();
-    for round in 0..8 {
+    for round in 0..rounds(8) {
         let creates: Vec<_> = (0..4).map(|_| begin(bundle.making("create", &[]))).collect();
         let ends: Vec<_> = creates.into_iter().map(common::Running::end).collect();
         let won = ends.iter().filter(|end| end.code == Some(0)).count();
@@ -129,7 +136,7 @@ fn of_creates_at_once_exactly_one_gets_the_id() {
 #[test]
 fn of_creates_at_once_exactly_one_takes_what_a_dead_one_left() {
     let bundle = Bundle::sleeper();
-    for round in 0..8 {
+    for round in 0..rounds(8) {
         fs::create_dir_all(bundle.state_dir()).expect("an empty state directory");
         let creates: Vec<_> = (0..4).map(|_| begin(bundle.making("create", &[]))).collect();
         let ends: Vec<_> = creates.into_iter().map(common::Running::end).collect();

@@ -38,7 +38,8 @@ pub(super) fn plan(spec: &Spec, namespaces: &Namespaces, facts: &HostFacts, chil
         let mode = libc::S_IFCHR | 0o666;
         child.push(Op::Device(Device { path, mode, major: *major, minor: *minor, uid: 0, gid: 0, bind }), "");
     }
-    for (index, device) in given.into_iter().flatten().enumerate() {
+    let listed = given.into_iter().flatten().enumerate();
+    for (index, device) in listed.filter(|(_, device)| !is_ptmx(device.path())) {
         let from = format!("/linux/devices/{index}");
         let kind = match device.typ() {
             LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
@@ -70,6 +71,12 @@ pub(super) fn plan(spec: &Spec, namespaces: &Namespaces, facts: &HostFacts, chil
         child.push(Op::DevLink { name: (*name).to_owned(), target: (*target).to_owned() }, "");
     }
     Ok(())
+}
+
+/// `/dev/ptmx` is always the link to the container's own devpts (config-linux.md, Default Devices), also where a
+/// configuration lists it: the host's, bound there, could not make way for the link (runc: createDevices).
+fn is_ptmx(path: &Path) -> bool {
+    path.components().eq(Path::new("/dev/ptmx").components())
 }
 
 /// A host directory bound over `/dev` is the caller's own business (runc: needsSetupDev).

@@ -16,6 +16,7 @@ use proptest::test_runner::TestRunner;
 use crate::interpreter::{Data, run};
 use crate::meaning::encode;
 use crate::profiles;
+use crate::rounds::rounds;
 use crate::section::{ABIS, KNOWN, data, section};
 
 /// Newest system call that every libseccomp since 2.5.4 knows: set_mempolicy_home_node.
@@ -244,7 +245,7 @@ fn with_getpid(mut section: LinuxSeccomp) -> LinuxSeccomp {
 fn compare_random(native: Arch, one_action: bool, tame: impl Fn(&LinuxSeccomp) -> LinuxSeccomp) {
     let Some(library) = Libseccomp::open() else { return };
     let compared = Cell::new(0);
-    let config = ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: rounds(100), failure_persistence: None, ..ProptestConfig::default() };
     let strategy = (section(native, one_action), prop::collection::vec(data(native), 200));
     let result = TestRunner::new(config).run(&strategy, |(mut section, tries)| {
         if native == Arch::ScmpArchX86_64 {

@@ -7,4 +7,6 @@ mod kernel;
 mod libseccomp;
 mod meaning;
 mod profiles;
+#[path = "../common/rounds.rs"]
+mod rounds;
 mod section;

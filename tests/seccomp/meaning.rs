@@ -10,6 +10,7 @@ use orlop::seccomp::compile_for;
 use proptest::prelude::*;
 
 use crate::interpreter::{Data, check, run, run_on};
+use crate::rounds::rounds;
 use crate::section::{ABIS, KNOWN, data, section};
 
 const KILL_THREAD: u32 = 0;
@@ -189,7 +190,7 @@ fn contradicts(section: &LinuxSeccomp, native: Arch) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: rounds(200), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn x86_programs_mean_what_the_section_says(
