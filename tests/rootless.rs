@@ -127,6 +127,16 @@ fn its_containers_are_in_its_runtime_directory() {
 
 /// What root's runtime would open for it is not opened for a user who has no right to it.
 #[test]
+fn an_exec_enters_a_container_that_waits_for_start() {
+    let mine = Mine::new(&["sleep", "1000"]);
+    outcome(mine.making("create", &[])).well();
+    assert_eq!(mine.on("exec", &["echo", "in"]).well(), "in");
+    assert_ne!(mine.on("exec", &["cat", "/proc/1/comm"]).well(), "sleep");
+    mine.on("start", &[]).well();
+    assert_eq!(mine.on("exec", &["cat", "/proc/1/comm"]).well(), "sleep");
+}
+
+#[test]
 fn a_source_that_the_user_cant_reach_stays_out_of_reach() {
     let mine = Mine::new(&["true"]);
     let secret = mine.bundle.dir.join("secret");
