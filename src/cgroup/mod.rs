@@ -17,4 +17,4 @@ pub use control::{Events, load_devices};
 pub use create::{Cgroup, cannot_be_made};
 pub use hierarchy::Hierarchy;
 pub use path::path;
-pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes};
+pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes, writes_and_errors};
