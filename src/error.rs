@@ -37,6 +37,12 @@ impl Error {
         self
     }
 
+    /// Puts `place` before the pointer.
+    pub fn below(mut self, place: impl fmt::Display) -> Self {
+        self.pointer = Some(format!("{place}{}", self.pointer.unwrap_or_default()));
+        self
+    }
+
     /// Adds the system call that failed and its errno.
     pub fn call(mut self, call: impl Into<String>, errno: Errno) -> Self {
         self.call = Some(call.into());
@@ -64,6 +70,65 @@ pub fn errno_text(errno: Errno) -> String {
     match chars.next() {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
+    }
+}
+
+/// What becomes of the errors of a check: the first one ends it and comes back, or all of them are kept.
+///
+/// Neither way costs anything where nothing is wrong.
+#[derive(Debug)]
+pub struct Found(Option<Vec<Error>>);
+
+impl Found {
+    /// The first error ends the check.
+    pub fn first() -> Self {
+        Self(None)
+    }
+
+    /// All errors are kept, and none comes back.
+    pub fn all() -> Self {
+        Self(Some(Vec::new()))
+    }
+
+    /// What was kept, in the order in which it was found.
+    pub fn into_errors(self) -> Vec<Error> {
+        self.0.unwrap_or_default()
+    }
+
+    /// The value of `result`; none when there is an error that was kept.
+    ///
+    /// # Errors
+    /// That of `result`, when the first one ends the check.
+    pub fn value<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match (result, &mut self.0) {
+            (Ok(value), _) => Ok(Some(value)),
+            (Err(error), None) => Err(error),
+            (Err(error), Some(kept)) => {
+                kept.push(error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// As [`value`](Self::value), of a check that gives nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn note(&mut self, result: Result<()>) -> Result<()> {
+        self.value(result).map(drop)
+    }
+
+    /// Runs `check`, and puts `place` before the pointers of what it finds.
+    ///
+    /// # Errors
+    /// As [`value`](Self::value).
+    pub fn under(&mut self, place: impl fmt::Display, check: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let before = self.0.as_ref().map_or(0, Vec::len);
+        let ended = check(self).map_err(|error| error.below(&place));
+        for error in self.0.iter_mut().flat_map(|kept| &mut kept[before..]) {
+            error.pointer = Some(format!("{place}{}", error.pointer.as_deref().unwrap_or_default()));
+        }
+        ended
     }
 }
 
@@ -103,6 +168,21 @@ impl std::error::Error for Error {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_error_or_all_of_them_with_their_places() {
+        let check = |found: &mut Found| {
+            found.note(Err(Error::new("a").at("/x")))?;
+            found.under("/list", |found| found.under(1, |found| found.note(Err(Error::new("b")))))
+        };
+        let first = Found::first().under("/top", check).unwrap_err();
+        assert_eq!(first, Error::new("a").at("/top/x"));
+        let mut found = Found::all();
+        found.note(Err(Error::new("before").at("/here"))).unwrap();
+        found.under("/top", check).unwrap();
+        let pointers: Vec<_> = found.into_errors().into_iter().map(|error| error.pointer.unwrap()).collect();
+        assert_eq!(pointers, ["/here", "/top/x", "/top/list1"]);
+    }
 
     #[test]
     fn one_line_for_logs_and_several_for_people() {

@@ -3,10 +3,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+
+use crate::bundle::Bundle;
 use crate::cgroup::Hierarchy;
 use crate::error::{Error, Result};
 use crate::plan::HostFacts;
 use crate::sys::creds;
+use crate::validate;
 
 /// `--rootless`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,4 +77,40 @@ fn kernel_mounts() -> Result<Vec<PathBuf>> {
         .collect();
     found.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     Ok(found)
+}
+
+/// What validation must be told about the host.
+pub fn context(bundle: &Bundle, facts: &HostFacts) -> validate::Context {
+    let namespaces = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let network = namespaces
+        .into_iter()
+        .flatten()
+        .find(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Network)
+        .and_then(|namespace| namespace.path().as_ref());
+    let same = |path: &PathBuf| {
+        let (given, own) = (std::fs::metadata(path).ok()?, std::fs::metadata("/proc/self/ns/net").ok()?);
+        Some(given.ino() == own.ino() && given.dev() == own.dev())
+    };
+    validate::Context { rootless: facts.rootless, host_network: network.and_then(same).unwrap_or(false) }
+}
+
+/// A root that is not there is told before anything is made.
+pub fn check_root(bundle: &Bundle) -> Result<()> {
+    let Some(root) = bundle.spec.root() else { return Ok(()) };
+    let path = bundle.dir.join(root.path());
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => {
+            Err(Error::new(format!("the root file system {} is not a directory", path.display())).at("/root/path"))
+        }
+        Err(error) => Err(Error::new(format!("the root file system {}", path.display()))
+            .call("stat", errno(&error))
+            .at("/root/path")
+            .hint("root.path is relative to the bundle")),
+    }
+}
+
+/// The errno of an error of std.
+pub fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

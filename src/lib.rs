@@ -8,6 +8,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod check;
 pub mod child;
 pub mod commands;
 pub mod console;

@@ -1,7 +1,9 @@
 //! The rules that a configuration must keep: those of the specification, and those of runc's validator.
 //!
-//! Pure: nothing here looks at the host, the rootfs or a file. Each check returns an error whose pointer is relative to
-//! the value it was given; the caller puts its own place before it. Texts that callers of runc or its tests match are
+//! Pure: nothing here looks at the host, the rootfs or a file. Each check finds errors whose pointers are relative to
+//! the value it was given; the caller puts its own place before them. [`Found`] says whether the first one ends the
+//! work, as for `create`, or all are wanted, as for `check`: a rule is a `Result`, what has several rules takes `found`.
+//! A rule that can't be kept while an earlier one is broken keeps quiet then. Texts that callers of runc or its tests match are
 //! runc's. Seccomp is checked by its compiler, `cgroupsPath` and the limits by [`crate::cgroup`].
 
 mod linux;
@@ -18,7 +20,7 @@ use oci_spec::runtime::{Hook, Hooks, Linux, LinuxIdMapping, LinuxNamespace, Linu
 
 pub use self::sysctl::sysctl_path;
 use crate::bundle::escape;
-use crate::error::{Error, Result};
+use crate::error::{Error, Found, Result};
 
 /// What the rules need to know that the configuration does not say.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,19 +36,55 @@ pub struct Context {
 /// # Errors
 /// The first rule that is broken, with the JSON pointer of the value that breaks it, or of the place where one is missing.
 pub fn validate(spec: &Spec, context: &Context) -> Result<()> {
-    version(spec.version()).map_err(|error| error.at("/ociVersion"))?;
-    root(spec)?;
-    let process = spec.process().as_ref().ok_or_else(|| bad("/process", "process property must not be empty"))?;
+    rules(&mut Found::first(), spec, context)
+}
+
+/// Everything that [`validate`] could find, in the order of the rules; the first one is its error. What lacks the same
+/// namespace is one finding, whose hint names the other places.
+pub fn findings(spec: &Spec, context: &Context) -> Vec<Error> {
+    let mut found = Found::all();
+    let ended = rules(&mut found, spec, context);
+    debug_assert_eq!(ended, Ok(()), "what is kept does not come back");
+    one_for_each_namespace(found.into_errors())
+}
+
+fn rules(found: &mut Found, spec: &Spec, context: &Context) -> Result<()> {
+    found.note(version(spec.version()).map_err(|error| error.at("/ociVersion")))?;
+    found.note(root(spec))?;
+    let process = spec.process().as_ref().ok_or_else(|| bad("/process", "process property must not be empty"));
+    let process = found.value(process)?;
     // Before the process, whose ids must be among the mappings.
-    under("/linux", linux::linux(spec, context))?;
-    under("/process", validate_process(process, spec, context))?;
-    names(spec)?;
-    each("/mounts", spec.mounts(), |mount| mounts::mount(mount, spec, context))?;
-    spec.hooks().as_ref().map_or(Ok(()), |all| under("/hooks", hooks(all)))?;
+    found.under("/linux", |found| linux::linux(found, spec, context))?;
+    if let Some(process) = process {
+        found.under("/process", |found| process_rules(found, process, spec, context))?;
+    }
+    names(found, spec)?;
+    each(found, "/mounts", spec.mounts(), |found, mount| mounts::mount(found, mount, spec, context))?;
+    if let Some(all) = spec.hooks() {
+        found.under("/hooks", |found| hooks(found, all))?;
+    }
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
-        return Err(bad("/annotations/", "an annotation has an empty key"));
+        found.note(Err(bad("/annotations/", "an annotation has an empty key")))?;
     }
     Ok(())
+}
+
+fn one_for_each_namespace(errors: Vec<Error>) -> Vec<Error> {
+    let mut kept: Vec<Error> = Vec::new();
+    let mut others: Vec<(usize, String)> = Vec::new();
+    for error in errors {
+        let lacks = |other: &Error| error.hint.is_some() && error.hint == other.hint;
+        match kept.iter().position(lacks).filter(|_| error.hint.as_deref().is_some_and(|hint| hint.starts_with(ADD))) {
+            Some(first) => others.push((first, error.pointer.unwrap_or_default())),
+            None => kept.push(error),
+        }
+    }
+    for (first, pointer) in others {
+        let hint = kept[first].hint.get_or_insert_default();
+        hint.push_str(if hint.contains("; it is needed at ") { ", " } else { "; it is needed at " });
+        hint.push_str(&pointer);
+    }
+    kept
 }
 
 /// Checks the process of `spec`, or one that `exec` adds to its container. Pointers are relative to the process.
@@ -54,9 +92,13 @@ pub fn validate(spec: &Spec, context: &Context) -> Result<()> {
 /// # Errors
 /// As [`validate`].
 pub fn validate_process(process: &Process, spec: &Spec, context: &Context) -> Result<()> {
-    process::process(process)?;
+    process_rules(&mut Found::first(), process, spec, context)
+}
+
+fn process_rules(found: &mut Found, process: &Process, spec: &Spec, context: &Context) -> Result<()> {
+    process::process(found, process)?;
     let Some(linux) = spec.linux() else { return Ok(()) };
-    under("/user", process::ids_are_mapped(process.user(), linux, context))
+    found.under("/user", |found| process::ids_are_mapped(found, process.user(), linux, context))
 }
 
 /// Checks the id of a container: what runc allows, and at most 1024 bytes.
@@ -81,18 +123,20 @@ fn bad(pointer: impl Into<String>, message: impl Into<String>) -> Error {
     Error::new(message).at(pointer)
 }
 
-/// `result` with `place` put before its pointer.
-fn under<T>(place: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|mut error| {
-        error.pointer = Some(format!("{place}{}", error.pointer.unwrap_or_default()));
-        error
-    })
-}
-
 /// Checks the elements of an array at `place`.
-fn each<T>(place: &str, elements: &Option<Vec<T>>, mut check: impl FnMut(&T) -> Result<()>) -> Result<()> {
+fn each<T>(
+    found: &mut Found,
+    place: &str,
+    elements: &Option<Vec<T>>,
+    mut check: impl FnMut(&mut Found, &T) -> Result<()>,
+) -> Result<()> {
     let mut elements = elements.iter().flatten().enumerate();
-    elements.try_for_each(|(index, element)| under(&format!("{place}/{index}"), check(element)))
+    elements.try_for_each(|(index, element)| {
+        found.under(format_args!("{place}/{index}"), |found| {
+            let checked = check(found, element);
+            found.note(checked)
+        })
+    })
 }
 
 /// The namespaces of a configuration. A path that is empty asks for a new one, as in runc.
@@ -162,40 +206,43 @@ fn root(spec: &Spec) -> Result<()> {
 }
 
 /// `hostname` and `domainname`: at most `__NEW_UTS_LEN` (64) bytes, in a namespace of their own.
-fn names(spec: &Spec) -> Result<()> {
-    for (what, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+fn names(found: &mut Found, spec: &Spec) -> Result<()> {
+    for (place, name) in [("/hostname", spec.hostname()), ("/domainname", spec.domainname())] {
         let Some(name) = name.as_deref().filter(|name| !name.is_empty()) else { continue };
-        let place = format!("/{what}");
+        let what = &place[1..];
         if !Namespaces::of(spec).has(LinuxNamespaceType::Uts) {
-            return Err(bad(place, format!("unable to set {what} without a private UTS namespace")).hint(add("uts")));
+            let text = format!("unable to set {what} without a private UTS namespace");
+            found.note(Err(bad(place, text).hint(add("uts"))))?;
         }
         if name.len() > 64 {
-            return Err(bad(place, format!("{what} has {} bytes; the kernel takes 64", name.len())));
+            found.note(Err(bad(place, format!("{what} has {} bytes; the kernel takes 64", name.len()))))?;
         }
-        no_nul(&place, Path::new(name))?;
+        found.note(no_nul(place, Path::new(name)))?;
     }
     Ok(())
 }
 
+const ADD: &str = "add {\"type\": ";
+
 /// The hint for a namespace that is missing.
 fn add(kind: &str) -> String {
-    format!("add {{\"type\": \"{kind}\"}} to linux.namespaces")
+    format!("{ADD}\"{kind}\"}} to linux.namespaces")
 }
 
 #[allow(deprecated)] // prestart: callers still use it, and the specification keeps it
-fn hooks(hooks: &Hooks) -> Result<()> {
-    each("/prestart", hooks.prestart(), hook)?;
-    each("/createRuntime", hooks.create_runtime(), hook)?;
-    each("/createContainer", hooks.create_container(), hook)?;
-    each("/startContainer", hooks.start_container(), hook)?;
-    each("/poststart", hooks.poststart(), hook)?;
-    each("/poststop", hooks.poststop(), hook)
+fn hooks(found: &mut Found, hooks: &Hooks) -> Result<()> {
+    each(found, "/prestart", hooks.prestart(), hook)?;
+    each(found, "/createRuntime", hooks.create_runtime(), hook)?;
+    each(found, "/createContainer", hooks.create_container(), hook)?;
+    each(found, "/startContainer", hooks.start_container(), hook)?;
+    each(found, "/poststart", hooks.poststart(), hook)?;
+    each(found, "/poststop", hooks.poststop(), hook)
 }
 
-fn hook(hook: &Hook) -> Result<()> {
-    absolute("/path", hook.path())?;
-    strings("/args", hook.args())?;
-    each("/env", hook.env(), |pair| process::environment(pair))?;
+fn hook(found: &mut Found, hook: &Hook) -> Result<()> {
+    found.note(absolute("/path", hook.path()))?;
+    strings(found, "/args", hook.args())?;
+    each(found, "/env", hook.env(), |_, pair| process::environment(pair))?;
     match hook.timeout() {
         Some(seconds) if seconds <= 0 => {
             Err(bad("/timeout", format!("hook timeout {seconds} is not above 0"))
@@ -213,8 +260,8 @@ fn no_nul(place: &str, path: &Path) -> Result<()> {
 }
 
 /// No string of `strings` holds a NUL byte.
-fn strings(place: &str, strings: &Option<Vec<String>>) -> Result<()> {
-    each(place, strings, |string| no_nul("", Path::new(string)))
+fn strings(found: &mut Found, place: &str, strings: &Option<Vec<String>>) -> Result<()> {
+    each(found, place, strings, |_, string| no_nul("", Path::new(string)))
 }
 
 /// `path` is absolute and without NUL bytes.
@@ -238,13 +285,16 @@ fn maps(mappings: &[LinuxIdMapping], id: u32) -> bool {
     mappings.iter().any(|mapping| id.checked_sub(mapping.container_id()).is_some_and(|offset| offset < mapping.size()))
 }
 
-/// Checks the values of a map at `place` in the order of their keys, so that of two errors always the same is shown.
+/// Checks the values of a map at `place` in the order of their keys, so that of two errors always the same comes first.
 fn each_key<T>(
+    found: &mut Found,
     place: &str,
     map: &Option<std::collections::HashMap<String, T>>,
-    mut check: impl FnMut(&str, &T) -> Result<()>,
+    check: impl Fn(&str, &T) -> Result<()>,
 ) -> Result<()> {
-    let mut sorted: Vec<_> = map.iter().flatten().collect();
-    sorted.sort_by_key(|(key, _)| *key);
-    sorted.into_iter().try_for_each(|(key, value)| under(&format!("{place}/{}", escape(key)), check(key, value)))
+    let wrong = |(key, value): (&String, &T)| check(key, value).err().map(|error| (key.clone(), error));
+    let mut wrong: Vec<_> = map.iter().flatten().filter_map(wrong).collect();
+    wrong.sort_by(|one, other| one.0.cmp(&other.0));
+    let mut wrong = wrong.into_iter();
+    wrong.try_for_each(|(key, error)| found.note(Err(error.below(format_args!("{place}/{}", escape(&key))))))
 }

@@ -52,21 +52,26 @@ fn operations_md_is_what_the_source_says() {
     assert_eq!(fs::read_to_string(path).expect("operations.md"), page, "run UPDATE_DOCS=1 cargo test --test docs");
 }
 
-/// The commands of the `sh` blocks of a page.
-fn commands(page: &str) -> String {
-    page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+/// What stands in the blocks of a page in one language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    page.split(&format!("```{language}\n")).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
 
-#[test]
-fn the_commands_of_running_md_do_what_it_says() {
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).expect(name)
+}
+
+/// Runs the `sh` blocks of a page as one script: what it writes.
+fn run(page: &str, calls: usize) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let script = commands(&fs::read_to_string(root.join("docs/running.md")).expect("running.md"));
-    assert!(script.matches("orlop ").count() >= 6, "{script}");
+    let script = blocks(page, "sh").concat();
+    assert!(script.matches("orlop ").count() >= calls, "{script}");
     let binaries = Path::new(env!("CARGO_BIN_EXE_orlop")).parent().expect("a directory").to_owned();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap_or_default());
     // /run may be the machine's own: the state of this test lies elsewhere.
     let script = format!("orlop() {{ command orlop --root \"$STATE\" \"$@\"; }}\n{script}");
     let state = std::env::temp_dir().join(format!("orlop-test-docs-{}", std::process::id()));
+    fs::create_dir_all(&state).expect("a directory for the state");
     let output = std::process::Command::new("sh")
         .args(["-euc", &script])
         .current_dir(root)
@@ -74,10 +79,29 @@ fn the_commands_of_running_md_do_what_it_says() {
         .env("STATE", &state)
         .output()
         .expect("sh");
-    let said = String::from_utf8_lossy(&output.stdout);
+    fs::remove_dir_all(state).expect("remove the state");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+#[test]
+fn the_commands_of_check_md_say_what_it_shows() {
+    let page = page("check.md");
+    // what a run that failed has left
+    let _ = fs::remove_dir_all("/tmp/orlop-faulty");
+    let said = run(&page, 3);
+    let shown = blocks(&page, "text");
+    assert_eq!(shown.len(), 2);
+    for text in shown {
+        assert!(said.contains(text), "{text} is not in {said}");
+    }
+}
+
+#[test]
+fn the_commands_of_running_md_do_what_it_says() {
+    let said = run(&page("running.md"), 6);
     for words in ["execve \"/bin/sh\" \"/hello\"", "Hello from a container", "\"status\": \"created\""] {
         assert!(said.contains(words), "{words}: {said}");
     }
-    fs::remove_dir_all(state).expect("remove the state");
 }

@@ -36,7 +36,25 @@ fn refused(bundle: &Bundle, text: &str, pointer: &str) -> String {
         assert!(!said.contains("panicked"), "{said}");
         nothing_left(bundle);
     }
+    check_finds(bundle, text, pointer);
     said
+}
+
+/// `check` has a finding at this pointer, above it or below it, or with this text.
+#[track_caller]
+fn check_finds(bundle: &Bundle, text: &str, pointer: &str) {
+    let mut command = bundle.command(&["check", "--format", "json", "--bundle"]);
+    command.arg(&bundle.dir);
+    let said = outcome(command).stdout();
+    let report: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let all = report["findings"].as_array().expect("findings");
+    let found = all.iter().filter(|finding| finding["severity"] != "note").any(|finding| {
+        let at = finding["pointer"].as_str().expect("a pointer");
+        let near = !pointer.is_empty() && !at.is_empty() && (at.starts_with(pointer) || pointer.starts_with(at));
+        near || pointer.is_empty()
+            && finding.to_string().contains(&json!(text).to_string().trim_matches('"').to_owned())
+    });
+    assert!(found, "check does not find {text:?} at {pointer:?}: {said}");
 }
 
 fn raw(config: &[u8]) -> Bundle {
@@ -242,6 +260,7 @@ fn execve_fails(bundle: &Bundle, texts: &[&str]) {
     let ran = outcome(bundle.making("run", &[]));
     texts.iter().for_each(|text| drop(ran.fails(text)));
     nothing_left(bundle);
+    texts.iter().for_each(|text| check_finds(bundle, text, ""));
     bundle.create();
     let started = bundle.on("start", &[]);
     texts.iter().for_each(|text| drop(started.fails(text)));

@@ -304,6 +304,14 @@ proptest! {
             mutate(&mut config, place, kind, other, junk);
         }
         let options = Options { run, no_pivot, ..options() };
+        if let Ok(bundle) = Bundle::parse("/bundle".into(), config.to_string().into_bytes()) {
+            let context = Context { rootless, host_network: false };
+            let all = validate::findings(&bundle.spec, &context);
+            let first = validate::validate(&bundle.spec, &context).err();
+            prop_assert_eq!(first.map(|error| error.message), all.into_iter().next().map(|error| error.message));
+            // `check` asks for the plan of what is not valid, too.
+            let _ = plan::create(&bundle.spec, &bundle.dir, &facts(rootless), &options);
+        }
         match plan_of(Path::new("/bundle"), config.to_string().into_bytes(), rootless, &options) {
             Ok(plan) => {
                 prop_assert!(show::as_text(&plan).lines().any(|line| line.contains("execve ")));

@@ -35,7 +35,7 @@ pub fn cannot_be_made(error: &Error) -> bool {
     matches!(error.errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM))
 }
 
-fn open_root(root: &Path) -> Result<OwnedFd> {
+pub(super) fn open_root(root: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     nix::fcntl::open(root, flags, Mode::empty())
         .map_err(|errno| Error::new("open the cgroup2 root").call(format!("open({root:?}, O_PATH|O_DIRECTORY)"), errno))
@@ -115,7 +115,7 @@ impl Cgroup {
     }
 
     /// A container must not share its limits, nor its end, with processes that are there already.
-    fn refuse_used(&self) -> Result<()> {
+    pub(super) fn refuse_used(&self) -> Result<()> {
         let events = self.events()?;
         if events.populated {
             let count = self.processes()?.len();
@@ -239,7 +239,7 @@ fn remove_made(root: BorrowedFd, made: &[String]) {
     }
 }
 
-fn refused(path: &str, call: &str, errno: Errno) -> Error {
+pub(super) fn refused(path: &str, call: &str, errno: Errno) -> Error {
     let error = Error::new(format!("create cgroup {path}")).call(format!("{call}({path:?})"), errno);
     match errno {
         Errno::EROFS => error.hint("cgroupfs is read-only here: mount it writable, as for a nested runtime"),

@@ -91,6 +91,17 @@ pub fn rules(resources: Option<&LinuxResources>) -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
+/// Every error of the device list, where [`rules`] and [`program`] end at the first.
+pub fn findings(resources: Option<&LinuxResources>) -> Vec<Error> {
+    let listed = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    let wrong = |(index, device)| Some(rule(device).err()?.at(format!("/linux/resources/devices/{index}")));
+    let errors: Vec<Error> = listed.iter().take(MAX_RULES).enumerate().filter_map(wrong).collect();
+    if !errors.is_empty() {
+        return errors;
+    }
+    rules(resources).and_then(|rules| program(&rules)).err().into_iter().collect()
+}
+
 fn rule(device: &LinuxDeviceCgroup) -> Result<Rule> {
     let kind = match device.typ().unwrap_or(LinuxDeviceType::A) {
         LinuxDeviceType::A => Kind::All,

@@ -14,11 +14,11 @@ use super::{Hierarchy, Wanted};
 const NAMED: usize = 5;
 
 /// A controller that a cgroup on the way would not hand down.
-struct Obstacle {
-    controller: String,
+pub(super) struct Obstacle {
+    pub(super) controller: String,
     /// The cgroup, relative to the root; `.` for the root itself.
-    path: String,
-    errno: Errno,
+    pub(super) path: String,
+    pub(super) errno: Errno,
 }
 
 /// Enables in each cgroup above `path` the controllers that the root has and `leaf` lacks. As in runc this is best
@@ -44,7 +44,7 @@ pub fn enable(hierarchy: &Hierarchy, root: BorrowedFd, path: &str, leaf: Borrowe
     }
 }
 
-fn controllers(dir: BorrowedFd, path: &str) -> Result<Vec<String>> {
+pub(super) fn controllers(dir: BorrowedFd, path: &str) -> Result<Vec<String>> {
     let text = file::read(dir, "cgroup.controllers").map_err(|errno| {
         Error::new(format!("read the controllers of cgroup {path}")).call("read(\"cgroup.controllers\")", errno)
     })?;
@@ -52,7 +52,7 @@ fn controllers(dir: BorrowedFd, path: &str) -> Result<Vec<String>> {
 }
 
 /// The root and the cgroups between it and `path`, topmost first.
-fn above(path: &str) -> impl Iterator<Item = &str> {
+pub(super) fn above(path: &str) -> impl Iterator<Item = &str> {
     let path = path.trim_matches('/');
     ["."].into_iter().chain(path.match_indices('/').map(|(end, _)| &path[..end]))
 }
@@ -85,12 +85,18 @@ fn write_control(dir: BorrowedFd, names: &[&str]) -> nix::Result<()> {
 }
 
 /// Whether processes lie in the cgroup itself where they may not: anywhere but in the real root, which has no type.
-fn occupied(dir: BorrowedFd) -> bool {
+pub(super) fn occupied(dir: BorrowedFd) -> bool {
     file::read(dir, "cgroup.type").is_ok() && file::read(dir, "cgroup.procs").is_ok_and(|procs| !procs.is_empty())
 }
 
 /// The error for the wanted controllers that the leaf still lacks.
-fn lacks(h: &Hierarchy, root: BorrowedFd, lacking: &[&str], offered: &[String], obstacles: &[Obstacle]) -> Error {
+pub(super) fn lacks(
+    h: &Hierarchy,
+    root: BorrowedFd,
+    lacking: &[&str],
+    offered: &[String],
+    obstacles: &[Obstacle],
+) -> Error {
     let held: Vec<&str> = lacking.iter().copied().filter(|name| holds(&h.v1, name)).collect();
     if !held.is_empty() {
         return Error::new(format!(

@@ -9,12 +9,14 @@ mod create;
 pub mod device;
 mod enable;
 mod file;
+mod foresee;
 mod hierarchy;
 mod path;
 mod resources;
 
 pub use control::{Events, load_devices};
 pub use create::{Cgroup, cannot_be_made};
+pub use foresee::{Foreseen, foresee};
 pub use hierarchy::Hierarchy;
 pub use path::path;
-pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes};
+pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes, writes_and_errors};

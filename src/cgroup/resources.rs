@@ -9,7 +9,7 @@ use oci_spec::runtime::{
     LinuxThrottleDevice, LinuxWeightDevice,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Found, Result};
 
 /// One write to a file of the container's cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,33 +73,16 @@ pub fn wanted_controllers(writes: &[Write]) -> Vec<Wanted<'_>> {
 /// At the value's place: one that the specification or the kernel's format excludes, or that v2 has no file for.
 pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>> {
     let mut list = List(Vec::new());
-    if let Some(pids) = resources.pids() {
-        let limit = if pids.limit() == 0 { 1 } else { pids.limit().max(-1) };
-        list.limit("pids.max", limit, "pids/limit")?;
-    }
-    if let Some(memory) = resources.memory() {
-        list.memory(memory)?;
-    }
-    if let Some(io) = resources.block_io() {
-        list.block_io(io)?;
-    }
-    if let Some(cpu) = resources.cpu() {
-        list.cpu(cpu)?;
-        list.cpuset(cpu)?;
-    }
-    for (index, hugepage) in resources.hugepage_limits().iter().flatten().enumerate() {
-        list.hugepage(hugepage, index)?;
-    }
-    for (device, rdma) in sorted(resources.rdma()) {
-        list.rdma(device, rdma)?;
-    }
-    if let Some(network) = resources.network() {
-        refuse_network(network)?;
-    }
-    for (key, value) in sorted(resources.unified()) {
-        list.unified(key, value)?;
-    }
+    list.all(&mut Found::first(), resources)?;
     Ok(list.0)
+}
+
+/// Every error that [`writes`] could end with, and the writes of what is right.
+pub fn writes_and_errors(resources: &LinuxResources) -> (Vec<Write>, Vec<Error>) {
+    let (mut list, mut found) = (List(Vec::new()), Found::all());
+    let ended = list.all(&mut found, resources);
+    debug_assert_eq!(ended, Ok(()), "what is kept does not come back");
+    (list.0, found.into_errors())
 }
 
 /// The map in the order of its keys, so that the same configuration always gives the same list.
@@ -178,6 +161,33 @@ impl List {
         Ok(())
     }
 
+    fn all(&mut self, found: &mut Found, resources: &LinuxResources) -> Result<()> {
+        if let Some(pids) = resources.pids() {
+            let limit = if pids.limit() == 0 { 1 } else { pids.limit().max(-1) };
+            found.note(self.limit("pids.max", limit, "pids/limit"))?;
+        }
+        if let Some(memory) = resources.memory() {
+            found.note(self.memory(memory))?;
+        }
+        if let Some(io) = resources.block_io() {
+            self.block_io(found, io)?;
+        }
+        if let Some(cpu) = resources.cpu() {
+            found.note(self.cpu(cpu))?;
+            self.cpuset(found, cpu)?;
+        }
+        for (index, hugepage) in resources.hugepage_limits().iter().flatten().enumerate() {
+            found.note(self.hugepage(hugepage, index))?;
+        }
+        for (device, rdma) in sorted(resources.rdma()) {
+            found.note(self.rdma(device, rdma))?;
+        }
+        if let Some(network) = resources.network() {
+            found.note(refuse_network(network))?;
+        }
+        sorted(resources.unified()).into_iter().try_for_each(|(key, value)| found.note(self.unified(key, value)))
+    }
+
     fn memory(&mut self, memory: &LinuxMemory) -> Result<()> {
         let max = memory.limit().unwrap_or(0);
         let swap = memory.swap().unwrap_or(0);
@@ -239,7 +249,7 @@ impl List {
         }
     }
 
-    fn cpuset(&mut self, cpu: &LinuxCpu) -> Result<()> {
+    fn cpuset(&mut self, found: &mut Found, cpu: &LinuxCpu) -> Result<()> {
         for (value, name) in [(cpu.cpus(), "cpus"), (cpu.mems(), "mems")] {
             let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else { continue };
             let from = format!("cpu/{name}");
@@ -248,19 +258,20 @@ impl List {
                 .all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b' ' | b'\n' | b':' | b'/'))
             {
                 let error = Error::new(format!("{name} {value:?} is not a list")).at(at(&from));
-                return Err(error.hint("a list looks like 0-3,5 (cpuset(7), \"List format\")"));
+                found.note(Err(error.hint("a list looks like 0-3,5 (cpuset(7), \"List format\")")))?;
+                continue;
             }
             self.push(format!("cpuset.{name}"), value.trim(), &from);
         }
         Ok(())
     }
 
-    fn block_io(&mut self, io: &LinuxBlockIo) -> Result<()> {
+    fn block_io(&mut self, found: &mut Found, io: &LinuxBlockIo) -> Result<()> {
         if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-            self.io_weight("", weight, "blockIO/weight")?;
+            found.note(self.io_weight("", weight, "blockIO/weight"))?;
         }
         for (index, device) in io.weight_device().iter().flatten().enumerate() {
-            self.weight_device(device, &format!("blockIO/weightDevice/{index}"))?;
+            found.note(self.weight_device(device, &format!("blockIO/weightDevice/{index}")))?;
         }
         for (devices, key, name) in [
             (io.throttle_read_bps_device(), "rbps", "throttleReadBpsDevice"),
@@ -269,7 +280,7 @@ impl List {
             (io.throttle_write_iops_device(), "wiops", "throttleWriteIOPSDevice"),
         ] {
             for (index, device) in devices.iter().flatten().enumerate() {
-                self.throttle(device, key, &format!("blockIO/{name}/{index}"))?;
+                found.note(self.throttle(device, key, &format!("blockIO/{name}/{index}")))?;
             }
         }
         Ok(())

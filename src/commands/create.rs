@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
@@ -15,6 +14,7 @@ use crate::console::Terminal;
 use crate::error::{Error, Result};
 use crate::exec::create::{Container, create as make, destroy};
 use crate::foreground::{self, Signals};
+use crate::host::{self, errno};
 use crate::plan::{self, HostFacts, Options, Plan};
 use crate::validate;
 
@@ -81,8 +81,8 @@ fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     validate::container_id(&common.id)?;
     let bundle = Bundle::load(&common.bundle)?;
     let facts = HostFacts::find(global.rootless(), common.no_pivot)?;
-    validate::validate(&bundle.spec, &context(&bundle, &facts))?;
-    check_root(&bundle)?;
+    validate::validate(&bundle.spec, &host::context(&bundle, &facts))?;
+    host::check_root(&bundle)?;
     let options = Options {
         id: common.id.clone(),
         run,
@@ -94,43 +94,6 @@ fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     plan.warnings.extend(bundle.warnings.iter().cloned());
     super::log::debug(global, || plan::show::as_text(&plan));
     Ok(Prepared { bundle, facts, options, plan })
-}
-
-/// What validation must be told about the host.
-pub(super) fn context(bundle: &Bundle, facts: &HostFacts) -> validate::Context {
-    use std::os::unix::fs::MetadataExt;
-    let namespaces = bundle.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let network = namespaces
-        .into_iter()
-        .flatten()
-        .find(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Network)
-        .and_then(|namespace| namespace.path().as_ref());
-    let same = |path: &PathBuf| {
-        let (given, own) = (std::fs::metadata(path).ok()?, std::fs::metadata("/proc/self/ns/net").ok()?);
-        Some(given.ino() == own.ino() && given.dev() == own.dev())
-    };
-    validate::Context { rootless: facts.rootless, host_network: network.and_then(same).unwrap_or(false) }
-}
-
-/// A root that is not there is told before anything is made.
-fn check_root(bundle: &Bundle) -> Result<()> {
-    let Some(root) = bundle.spec.root() else { return Ok(()) };
-    let path = bundle.dir.join(root.path());
-    match std::fs::metadata(&path) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => {
-            Err(Error::new(format!("the root file system {} is not a directory", path.display())).at("/root/path"))
-        }
-        Err(error) => Err(Error::new(format!("the root file system {}", path.display()))
-            .call("stat", errno(&error))
-            .at("/root/path")
-            .hint("root.path is relative to the bundle")),
-    }
-}
-
-/// The errno of an error of std.
-pub(super) fn errno(error: &std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// `--preserve-fds N` promises that N descriptors are open. All above them are ours alone from here on: what the caller

@@ -85,7 +85,7 @@ fn record(format: LogFormat, level: &str, line: &str) -> String {
 }
 
 /// Control characters of names and of hooks' output are no business of the reader's terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let safe = |c: char| !c.is_control() || c == '\n' || c == '\t';
     text.chars().map(|c| if safe(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
 }

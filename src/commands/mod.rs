@@ -8,6 +8,7 @@ use crate::host::Rootless;
 use crate::state::Store;
 
 mod arguments;
+mod check;
 mod create;
 mod delete;
 mod exec;
@@ -26,7 +27,7 @@ const ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2"
 const LONG_ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2.
 
 A bundle is a directory with a config.json and a root file system. `orlop spec` writes a config.json to begin with, \
-`orlop plan` shows what a bundle would do, `orlop run` does it.";
+`orlop check` says what is wrong with a bundle, `orlop plan` shows what it would do, `orlop run` does it.";
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
@@ -123,6 +124,7 @@ const VERBS: &[Verb] = verbs! {
     "resume", "Let a paused container go on", pause::PauseArgs, pause::resume;
     "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
     "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
+    "check", "Say all that is wrong with a bundle, here and in itself, without doing anything and without root", check::CheckArgs, check::run;
     "plan", "Show what a bundle would do, without doing anything and without root", plan::PlanArgs, plan::run;
 };
 

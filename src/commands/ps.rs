@@ -43,7 +43,7 @@ pub(super) fn run(args: &PsArgs, global: &Global) -> anyhow::Result<i32> {
     let options = if args.options.is_empty() { &default[..] } else { &args.options[..] };
     let output = Command::new("ps").args(options).output().map_err(|error| {
         Error::new("list processes")
-            .call("execve(\"ps\")", super::create::errno(&error))
+            .call("execve(\"ps\")", crate::host::errno(&error))
             .hint("--format json needs no ps")
     })?;
     if !output.status.success() {

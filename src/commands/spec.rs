@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Global;
-use super::create::errno;
 use crate::error::Error;
+use crate::host::errno;
 
 /// `spec`. With `--rootless` the configuration is one for an ordinary user.
 #[derive(Debug, Args)]

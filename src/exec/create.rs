@@ -28,6 +28,9 @@ use crate::sys::shared::Shared;
 /// How long the end of a container's processes and of its cgroup may take.
 const END: Duration = Duration::from_secs(10);
 
+/// Of an ordinary user who may make no cgroup, and asks for more than none.
+pub(crate) const NO_RIGHT: &str = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+
 /// A container that waits for `start`, or runs.
 #[derive(Debug)]
 pub struct Container {
@@ -183,8 +186,7 @@ fn make_cgroup(
             return Ok(None);
         }
         Err(error) if cgroup::cannot_be_made(&error) && facts.rootless => {
-            let text = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
-            return Err(error.context(text));
+            return Err(error.context(NO_RIGHT));
         }
         Err(error) => return Err(error),
     };

@@ -19,7 +19,7 @@ pub mod mount_options;
 mod mounts;
 mod namespaces;
 pub mod op;
-mod process;
+pub(crate) mod process;
 pub mod ranges;
 mod resources;
 mod root;

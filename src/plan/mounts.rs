@@ -27,7 +27,7 @@ pub(super) fn plan(
         let from = format!("/mounts/{index}");
         let options = MountOptions::parse(entry.options().as_deref().unwrap_or(&[])).map_err(|error| {
             let below = error.pointer.clone().unwrap_or_default();
-            error.at(format!("{from}/options{below}"))
+            error.at(format!("{from}{below}"))
         })?;
         let target = path_cstring(entry.destination(), &format!("{from}/destination"))?;
         if options.remount {

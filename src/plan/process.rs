@@ -7,7 +7,8 @@ use super::{Steps, cstring, path_cstring};
 use crate::error::{Error, Result};
 use crate::sys::process::StringArray;
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// `PATH` where the environment has none.
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(super) fn oom_score_adj(process: &Process, child: &mut Steps) {
     if let Some(value) = process.oom_score_adj() {
@@ -52,7 +53,8 @@ pub(super) fn open_files(process: &Process, child: &mut Steps) {
     child.0.extend(limits(process, nofile));
 }
 
-fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {
+/// `RLIMIT_*` as the kernel numbers it, and its name.
+pub(crate) fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {
     use PosixRlimitType as T;
     match kind {
         T::RlimitCpu => (libc::RLIMIT_CPU, "RLIMIT_CPU"),
@@ -103,7 +105,8 @@ pub(super) fn label(process: &Process, child: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-fn variable<'a>(process: &'a Process, name: &str) -> Option<&'a str> {
+/// The value of a variable of the process's environment.
+pub(crate) fn variable<'a>(process: &'a Process, name: &str) -> Option<&'a str> {
     let value = |entry: &'a String| entry.strip_prefix(name)?.strip_prefix('=');
     process.env().iter().flatten().find_map(value)
 }

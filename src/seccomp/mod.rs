@@ -49,6 +49,20 @@ pub fn compile(section: &LinuxSeccomp) -> Result<Option<Filter>> {
     compile_for(section, native)
 }
 
+/// Every error of `section`, in its order, where [`compile`] ends at the first. What only the whole shows comes when
+/// there is no other.
+pub fn findings(section: &LinuxSeccomp) -> Vec<Error> {
+    let first = [default_action(section).err(), check_listener(section).err()];
+    let mut errors: Vec<Error> = first.into_iter().flatten().collect();
+    for (index, syscall) in section.syscalls().iter().flatten().enumerate() {
+        errors.extend(rule(syscall, format!("{POINTER}/syscalls/{index}")).err());
+    }
+    if errors.is_empty() {
+        errors.extend(compile(section).err());
+    }
+    errors
+}
+
 /// Compiles `section` as [`compile`] does, for a machine whose kernel is `native`.
 pub fn compile_for(section: &LinuxSeccomp, native: Arch) -> Result<Option<Filter>> {
     let syscalls = section.syscalls().as_deref().unwrap_or_default();
@@ -128,8 +142,7 @@ fn rules(
     let mut rules = Vec::with_capacity(syscalls.len());
     for (index, syscall) in syscalls.iter().enumerate() {
         let pointer = format!("{POINTER}/syscalls/{index}");
-        check_names(syscall, &pointer)?;
-        let action = encode(syscall.action(), syscall.errno_ret(), format!("{pointer}/errnoRet"))?;
+        let (action, rule) = rule(syscall, pointer.clone())?;
         // A rule that repeats the default says nothing, not even against other rules: so runc, as libseccomp
         // refuses it.
         let says = (action != default).then_some(index);
@@ -139,9 +152,16 @@ fn rules(
                 None => warnings.push(format!("unknown system call {name:?} ignored, from {pointer}/names")),
             }
         }
-        rules.push(Rule::new(syscall, action, pointer)?);
+        rules.push(rule);
     }
     Ok(rules)
+}
+
+/// One rule with its action encoded.
+fn rule(syscall: &LinuxSyscall, pointer: String) -> Result<(u32, Rule)> {
+    check_names(syscall, &pointer)?;
+    let action = encode(syscall.action(), syscall.errno_ret(), format!("{pointer}/errnoRet"))?;
+    Ok((action, Rule::new(syscall, action, pointer)?))
 }
 
 fn check_names(syscall: &LinuxSyscall, pointer: &str) -> Result<()> {
@@ -187,7 +207,8 @@ fn flags(section: &LinuxSeccomp, notify: bool, warnings: &mut Vec<String>) -> u3
     flags as u32
 }
 
-fn flag_bit(flag: LinuxSeccompFilterFlag) -> libc::c_ulong {
+/// The bit of `seccomp(2)` for a flag of the section.
+pub(crate) fn flag_bit(flag: LinuxSeccompFilterFlag) -> libc::c_ulong {
     match flag {
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,

@@ -160,11 +160,16 @@ pub fn fstatfs(fd: BorrowedFd<'_>) -> SysResult<i64> {
     Ok(statfs.f_type)
 }
 
-/// faccessat2(2) with `AT_EACCESS`: may this process, as it is now, execute `path`?
-pub fn executable(dir: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
+/// faccessat2(2) with `AT_EACCESS`: may this process, as it is now, do what `mode` says (`R_OK`, `W_OK`, `X_OK`) to `path`?
+pub fn access(dir: BorrowedFd<'_>, path: &CStr, mode: i32) -> SysResult<()> {
     // SAFETY: `path` is NUL-terminated and lives through the call.
-    check(unsafe { libc::syscall(libc::SYS_faccessat2, dir.as_raw_fd(), path.as_ptr(), libc::X_OK, libc::AT_EACCESS) })
+    check(unsafe { libc::syscall(libc::SYS_faccessat2, dir.as_raw_fd(), path.as_ptr(), mode, libc::AT_EACCESS) })
         .map(drop)
+}
+
+/// [`access`] for execution.
+pub fn executable(dir: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
+    access(dir, path, libc::X_OK)
 }
 
 /// read(2), retried on EINTR.

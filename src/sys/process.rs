@@ -140,12 +140,18 @@ pub fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> SysResult<()> {
 
 /// prlimit64(2) of `pid` (0: the caller): raises the hard limit where it is lower, and leaves the soft one as it is.
 pub fn raise_hard_limit(pid: i32, resource: u32, hard: u64) -> SysResult<()> {
-    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `now` is writable and lives through the call; no new limit is passed.
+    let (soft, now) = getrlimit(pid, resource)?;
+    if now < hard { prlimit(pid, resource, soft, hard) } else { Ok(()) }
+}
+
+/// prlimit64(2) of `pid` (0: the caller) without a change: the soft and the hard limit.
+pub fn getrlimit(pid: i32, resource: u32) -> SysResult<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable and lives through the call; no new limit is passed.
     check(unsafe {
-        libc::syscall(libc::SYS_prlimit64, pid, resource, std::ptr::null::<libc::rlimit64>(), &raw mut now)
+        libc::syscall(libc::SYS_prlimit64, pid, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
     })?;
-    if now.rlim_max < hard { prlimit(pid, resource, now.rlim_cur, hard) } else { Ok(()) }
+    Ok((limit.rlim_cur, limit.rlim_max))
 }
 
 /// dup3(2) onto `to`, which is not close-on-exec afterwards; nothing to do when it is the same number.

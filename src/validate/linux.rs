@@ -5,35 +5,35 @@ use std::path::Path;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxTimeOffset, Spec};
 
 use super::sysctl::sysctl;
-use super::{Context, LinuxNamespaceType, Namespaces, absolute, add, bad, each, each_key, no_parent, path_of, under};
-use crate::error::{Error, Result};
+use super::{Context, LinuxNamespaceType, Namespaces, absolute, add, bad, each, each_key, no_parent, path_of};
+use crate::error::{Error, Found, Result};
 
 /// The kernel takes this many lines in `/proc/<pid>/uid_map` (`UID_GID_MAP_MAX_EXTENTS`, Linux 4.15).
 const MAX_MAPPINGS: usize = 340;
 
-pub(super) fn linux(spec: &Spec, context: &Context) -> Result<()> {
+pub(super) fn linux(found: &mut Found, spec: &Spec, context: &Context) -> Result<()> {
     let namespaces = Namespaces::of(spec);
     if context.rootless && !namespaces.has(LinuxNamespaceType::User) {
-        return Err(bad("/namespaces", "rootless container requires user namespaces").hint(add("user")));
+        found.note(Err(bad("/namespaces", "rootless container requires user namespaces").hint(add("user"))))?;
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
-    namespace_list(linux.namespaces())?;
-    id_mappings(linux, namespaces, context)?;
-    each_key("/sysctl", linux.sysctl(), |key, value| sysctl(key, value, namespaces, context))?;
-    each("/devices", linux.devices(), device)?;
-    propagation(linux)?;
-    restricted_paths(linux, namespaces)?;
-    time_offsets(linux, namespaces)?;
-    personality(linux)?;
+    namespace_list(found, linux.namespaces())?;
+    id_mappings(found, linux, namespaces, context)?;
+    each_key(found, "/sysctl", linux.sysctl(), |key, value| sysctl(key, value, namespaces, context))?;
+    each(found, "/devices", linux.devices(), |_, one| device(one))?;
+    found.note(propagation(linux))?;
+    restricted_paths(found, linux, namespaces)?;
+    time_offsets(found, linux, namespaces)?;
+    found.note(personality(linux))?;
     if let Some(policy) = linux.memory_policy() {
-        crate::plan::sched::memory_policy(policy).map_err(below_linux)?;
+        found.note(crate::plan::sched::memory_policy(policy).map(drop).map_err(below_linux))?;
     }
-    not_supported(linux)
+    not_supported(found, linux)
 }
 
-fn namespace_list(namespaces: &Option<Vec<LinuxNamespace>>) -> Result<()> {
+fn namespace_list(found: &mut Found, namespaces: &Option<Vec<LinuxNamespace>>) -> Result<()> {
     let mut seen = Vec::new();
-    each("/namespaces", namespaces, |namespace| {
+    each(found, "/namespaces", namespaces, |_, namespace| {
         let kind = namespace.typ();
         if seen.contains(&kind) {
             return Err(bad("/type", format!("malformed spec file: duplicated ns {:?}", name(kind))));
@@ -58,40 +58,41 @@ fn name(kind: LinuxNamespaceType) -> &'static str {
 }
 
 /// A user namespace that is made needs mappings. One that is joined has its own; containerd and CRI-O give both.
-fn id_mappings(linux: &Linux, namespaces: Namespaces, context: &Context) -> Result<()> {
+fn id_mappings(found: &mut Found, linux: &Linux, namespaces: Namespaces, context: &Context) -> Result<()> {
     let user = namespaces.has(LinuxNamespaceType::User);
     let joined = namespaces.joins(LinuxNamespaceType::User);
-    for (kind, list) in [("uid", linux.uid_mappings()), ("gid", linux.gid_mappings())] {
-        let place = format!("/{kind}Mappings");
+    for (place, list) in [("/uidMappings", linux.uid_mappings()), ("/gidMappings", linux.gid_mappings())] {
+        let kind = &place[1..4];
         let list = list.as_deref().unwrap_or_default();
         if !user && !list.is_empty() {
             let text = "user namespace mappings specified, but user namespace isn't enabled in the config";
-            return Err(bad(place, text).hint(add("user")));
+            found.note(Err(bad(place, text).hint(add("user"))))?;
         }
         if user && !joined && list.is_empty() {
-            return Err(match context.rootless {
+            found.note(Err(match context.rootless {
                 true => {
                     bad(place, format!("rootless containers requires at least one {} mapping", kind.to_uppercase()))
                 }
                 false => bad(place, format!("user namespaces enabled, but no {kind} mappings found")),
-            });
+            }))?;
         }
-        under(&place, mappings(list))?;
+        found.under(place, |found| mappings(found, list))?;
     }
     Ok(())
 }
 
 /// What `/proc/<pid>/uid_map` refuses (user_namespaces(7)): empty ranges, ranges past the last id, and overlaps on
 /// either side.
-pub(super) fn mappings(list: &[LinuxIdMapping]) -> Result<()> {
+pub(super) fn mappings(found: &mut Found, list: &[LinuxIdMapping]) -> Result<()> {
     if list.len() > MAX_MAPPINGS {
-        return Err(bad(
+        return found.note(Err(bad(
             format!("/{MAX_MAPPINGS}"),
             format!("{} mappings; the kernel takes {MAX_MAPPINGS}", list.len()),
-        ));
+        )));
     }
     for (index, mapping) in list.iter().enumerate() {
-        one_mapping(mapping, &list[..index]).map_err(|(member, text)| bad(format!("/{index}/{member}"), text))?;
+        let checked = one_mapping(mapping, &list[..index]);
+        found.note(checked.map_err(|(member, text)| bad(format!("/{index}/{member}"), text)))?;
     }
     Ok(())
 }
@@ -108,7 +109,8 @@ fn one_mapping(mapping: &LinuxIdMapping, before: &[LinuxIdMapping]) -> std::resu
         if first.checked_add(size).is_none() {
             return Err((member, format!("an id mapping from {first} of size {size} ends above 4294967294")));
         }
-        let overlaps = |other: &&LinuxIdMapping| side(other) < first + size && first < side(other) + other.size();
+        let overlaps =
+            |other: &&LinuxIdMapping| side(other) < first + size && first < side(other).saturating_add(other.size());
         if let Some(other) = before.iter().find(overlaps) {
             return Err((member, format!("an id mapping from {first} overlaps one from {}", side(other))));
         }
@@ -145,30 +147,30 @@ fn propagation(linux: &Linux) -> Result<()> {
         .hint(format!("known: {}", known.join(", "))))
 }
 
-fn restricted_paths(linux: &Linux, namespaces: Namespaces) -> Result<()> {
+fn restricted_paths(found: &mut Found, linux: &Linux, namespaces: Namespaces) -> Result<()> {
     for (place, paths) in [("/maskedPaths", linux.masked_paths()), ("/readonlyPaths", linux.readonly_paths())] {
         if paths.iter().flatten().next().is_some() && !namespaces.has(LinuxNamespaceType::Mount) {
             let text = "unable to restrict sys entries without a private MNT namespace";
-            return Err(bad(place, text).hint(add("mount")));
+            found.note(Err(bad(place, text).hint(add("mount"))))?;
         }
-        each(place, paths, |path| absolute("", Path::new(path)))?;
+        each(found, place, paths, |_, path| absolute("", Path::new(path)))?;
     }
     Ok(())
 }
 
 /// `/proc/<pid>/timens_offsets` can be written before the first process enters the namespace (time_namespaces(7)).
-fn time_offsets(linux: &Linux, namespaces: Namespaces) -> Result<()> {
+fn time_offsets(found: &mut Found, linux: &Linux, namespaces: Namespaces) -> Result<()> {
     if linux.time_offsets().as_ref().is_none_or(|offsets| offsets.is_empty()) {
         return Ok(());
     }
     if !namespaces.has(LinuxNamespaceType::Time) {
         let text = "time namespace offsets specified, but time namespace isn't enabled in the config";
-        return Err(bad("/timeOffsets", text).hint(add("time")));
+        found.note(Err(bad("/timeOffsets", text).hint(add("time"))))?;
     }
     if namespaces.joins(LinuxNamespaceType::Time) {
-        return Err(bad("/timeOffsets", "offsets cannot be set for an existing time namespace"));
+        found.note(Err(bad("/timeOffsets", "offsets cannot be set for an existing time namespace")))?;
     }
-    each_key("/timeOffsets", linux.time_offsets(), time_offset)
+    each_key(found, "/timeOffsets", linux.time_offsets(), time_offset)
 }
 
 fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> Result<()> {
@@ -200,13 +202,13 @@ fn personality(linux: &Linux) -> Result<()> {
 }
 
 /// What `features` says that this runtime does not do. A container must not run without what its configuration asks for.
-fn not_supported(linux: &Linux) -> Result<()> {
+fn not_supported(found: &mut Found, linux: &Linux) -> Result<()> {
     let asked = [
         ("intelRdt", linux.intel_rdt().is_some()),
         ("netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
     ];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((member, _)) => Err(Error::new(format!("linux.{member} is not supported")).at(format!("/{member}"))),
-        None => Ok(()),
+    for (member, _) in asked.iter().filter(|(_, asked)| *asked) {
+        found.note(Err(Error::new(format!("linux.{member} is not supported")).at(format!("/{member}"))))?;
     }
+    Ok(())
 }

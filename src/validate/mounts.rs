@@ -5,8 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Mount, Spec};
 
-use super::{Context, bad, linux::mappings, maps, no_nul, under};
-use crate::error::Result;
+use super::{Context, bad, each, linux::mappings, maps, no_nul};
+use crate::error::{Error, Found, Result};
 use crate::plan::mount_options::MountOptions;
 
 /// What lxcfs emulates, and two files that containers get a version of their own of: runc allows no other mount in /proc.
@@ -23,24 +23,31 @@ const IN_PROC: [&str; 10] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
-pub(super) fn mount(mount: &Mount, spec: &Spec, context: &Context) -> Result<()> {
+pub(super) fn mount(found: &mut Found, mount: &Mount, spec: &Spec, context: &Context) -> Result<()> {
     if mount.destination().as_os_str().is_empty() {
-        return Err(bad("/destination", "mount destination must not be empty"));
+        found.note(Err(bad("/destination", "mount destination must not be empty")))?;
     }
-    no_nul("/destination", mount.destination())?;
-    no_nul("/type", Path::new(mount.typ().as_deref().unwrap_or_default()))?;
+    found.note(no_nul("/destination", mount.destination()))?;
+    found.note(no_nul("/type", Path::new(mount.typ().as_deref().unwrap_or_default())))?;
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
-    no_nul("/source", source)?;
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
+    found.note(no_nul("/source", source))?;
+    let Ok(options) = MountOptions::parse(mount.options().as_deref().unwrap_or_default()) else {
+        return each(found, "/options", mount.options(), |_, option| parses(option));
+    };
     if options.bind && source.as_os_str().is_empty() {
-        return Err(bad("/source", "a bind mount needs a source"));
+        found.note(Err(bad("/source", "a bind mount needs a source")))?;
     }
-    in_proc(mount, source, &options)?;
-    id_mapped(mount, &options, context)?;
+    found.note(in_proc(mount, source, &options))?;
+    id_mapped(found, mount, &options, context)?;
     match spec.linux() {
         Some(linux) if context.rootless => owner_is_mapped(mount, linux),
         _ => Ok(()),
     }
+}
+
+/// `option` alone; its error has no pointer.
+fn parses(option: &String) -> Result<()> {
+    MountOptions::parse(std::slice::from_ref(option)).map(drop).map_err(|error| Error { pointer: None, ..error })
 }
 
 /// What a mount in /proc or over it would hide or fake is what the runtime and the LSMs rely on (CVE-2019-16884,
@@ -81,7 +88,7 @@ fn lexical(path: &Path) -> PathBuf {
 
 /// `uidMappings`, `gidMappings`, `idmap` and `ridmap`: the kernel maps a detached copy of a mount, for which it wants
 /// CAP_SYS_ADMIN in the user namespace that owns the file system.
-fn id_mapped(mount: &Mount, options: &MountOptions, context: &Context) -> Result<()> {
+fn id_mapped(found: &mut Found, mount: &Mount, options: &MountOptions, context: &Context) -> Result<()> {
     let uids = mount.uid_mappings().as_deref().unwrap_or_default();
     let gids = mount.gid_mappings().as_deref().unwrap_or_default();
     if uids.is_empty() && gids.is_empty() && options.idmap.is_none() {
@@ -98,8 +105,8 @@ fn id_mapped(mount: &Mount, options: &MountOptions, context: &Context) -> Result
         let missing = if uids.is_empty() { "/uidMappings" } else { "/gidMappings" };
         return Err(bad(missing, "an id-mapped mount needs both uidMappings and gidMappings"));
     }
-    under("/uidMappings", mappings(uids))?;
-    under("/gidMappings", mappings(gids))
+    found.under("/uidMappings", |found| mappings(found, uids))?;
+    found.under("/gidMappings", |found| mappings(found, gids))
 }
 
 /// `uid=` and `gid=` name ids of the container; the kernel refuses those that its user namespace does not map.

@@ -3,26 +3,33 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxSchedulerPolicy, PosixRlimit, Process, Scheduler,
-    User,
+    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy, PosixRlimit,
+    Process, Scheduler, User,
 };
 
-use super::{Context, LinuxNamespaceType, Namespaces, bad, each, maps, no_nul, strings, under};
-use crate::error::Result;
+use super::{Context, LinuxNamespaceType, Namespaces, bad, each, linux::mappings, maps, no_nul, strings};
+use crate::error::{Found, Result};
 
-pub(super) fn process(process: &Process) -> Result<()> {
-    cwd(process.cwd())?;
+pub(super) fn process(found: &mut Found, process: &Process) -> Result<()> {
+    found.note(cwd(process.cwd()))?;
     if process.args().as_ref().is_none_or(Vec::is_empty) {
-        return Err(bad("/args", "args must not be empty"));
+        found.note(Err(bad("/args", "args must not be empty")))?;
     }
-    strings("/args", process.args())?;
-    each("/env", process.env(), |pair| environment(pair))?;
-    under("/user", user(process.user()))?;
-    rlimits(process.rlimits())?;
-    attributes(process)?;
-    process.scheduler().as_ref().map_or(Ok(()), |of| under("/scheduler", scheduler(of)))?;
-    process.io_priority().as_ref().map_or(Ok(()), |of| under("/ioPriority", io_priority(of)))?;
-    process.exec_cpu_affinity().as_ref().map_or(Ok(()), |of| under("/execCPUAffinity", affinity(of)))
+    strings(found, "/args", process.args())?;
+    each(found, "/env", process.env(), |_, pair| environment(pair))?;
+    found.under("/user", |found| user(found, process.user()))?;
+    rlimits(found, process.rlimits())?;
+    attributes(found, process)?;
+    if let Some(of) = process.scheduler() {
+        found.note(scheduler(of).map_err(|error| error.below("/scheduler")))?;
+    }
+    if let Some(of) = process.io_priority() {
+        found.note(io_priority(of).map_err(|error| error.below("/ioPriority")))?;
+    }
+    if let Some(of) = process.exec_cpu_affinity() {
+        found.under("/execCPUAffinity", |found| affinity(found, of))?;
+    }
+    Ok(())
 }
 
 fn cwd(cwd: &Path) -> Result<()> {
@@ -48,24 +55,24 @@ pub(super) fn environment(pair: &str) -> Result<()> {
 }
 
 /// The id 4294967295 is -1, with which `setresuid(2)` leaves the id as it is: the process would stay root.
-fn user(user: &User) -> Result<()> {
+fn user(found: &mut Found, user: &User) -> Result<()> {
     let id = |place: &str, id: u32| match id {
         u32::MAX => Err(bad(place, "4294967295 is no id: the kernel takes it as \"unchanged\"")),
         _ => Ok(()),
     };
-    id("/uid", user.uid())?;
-    id("/gid", user.gid())?;
-    each("/additionalGids", user.additional_gids(), |gid| id("", *gid))?;
-    match user.umask() {
+    found.note(id("/uid", user.uid()))?;
+    found.note(id("/gid", user.gid()))?;
+    each(found, "/additionalGids", user.additional_gids(), |_, gid| id("", *gid))?;
+    found.note(match user.umask() {
         Some(umask) if umask > 0o777 => Err(bad("/umask", format!("umask {umask} is above 511 (octal 777)"))
             .hint("JSON has no octal numbers: the umask 022 is 18")),
         _ => Ok(()),
-    }
+    })
 }
 
-fn rlimits(rlimits: &Option<Vec<PosixRlimit>>) -> Result<()> {
+fn rlimits(found: &mut Found, rlimits: &Option<Vec<PosixRlimit>>) -> Result<()> {
     let mut seen = Vec::new();
-    each("/rlimits", rlimits, |rlimit| {
+    each(found, "/rlimits", rlimits, |_, rlimit| {
         if seen.contains(&rlimit.typ()) {
             return Err(bad("/type", format!("duplicate rlimit {}", rlimit.typ())));
         }
@@ -78,18 +85,18 @@ fn rlimits(rlimits: &Option<Vec<PosixRlimit>>) -> Result<()> {
     })
 }
 
-fn attributes(process: &Process) -> Result<()> {
+fn attributes(found: &mut Found, process: &Process) -> Result<()> {
     if let Some(score) = process.oom_score_adj().filter(|score| !(-1000..=1000).contains(score)) {
-        return Err(bad("/oomScoreAdj", format!("oomScoreAdj {score} is not between -1000 and 1000")));
+        found.note(Err(bad("/oomScoreAdj", format!("oomScoreAdj {score} is not between -1000 and 1000"))))?;
     }
     for (place, label) in [("/apparmorProfile", process.apparmor_profile()), ("/selinuxLabel", process.selinux_label())]
     {
-        no_nul(place, Path::new(label.as_deref().unwrap_or_default()))?;
+        found.note(no_nul(place, Path::new(label.as_deref().unwrap_or_default())))?;
     }
     let Some(size) = process.console_size() else { return Ok(()) };
     for (place, cells) in [("/consoleSize/height", size.height()), ("/consoleSize/width", size.width())] {
         if cells > u64::from(u16::MAX) {
-            return Err(bad(place, format!("console size {cells} is above 65535")));
+            found.note(Err(bad(place, format!("console size {cells} is above 65535"))))?;
         }
     }
     Ok(())
@@ -138,9 +145,10 @@ fn deadline_times(wanted: bool, times: [u64; 3]) -> Result<()> {
 }
 
 /// Two lists of processors, as cpuset(7) has them.
-fn affinity(affinity: &ExecCPUAffinity) -> Result<()> {
+fn affinity(found: &mut Found, affinity: &ExecCPUAffinity) -> Result<()> {
     for (place, list) in [("/initial", affinity.initial()), ("/final", affinity.cpu_affinity_final())] {
-        crate::plan::ranges::mask(list.as_deref().unwrap_or_default()).map_err(|why| bad(place, why))?;
+        let mask = crate::plan::ranges::mask(list.as_deref().unwrap_or_default());
+        found.note(mask.map(drop).map_err(|why| bad(place, why)))?;
     }
     Ok(())
 }
@@ -156,22 +164,25 @@ fn io_priority(priority: &LinuxIOPriority) -> Result<()> {
 }
 
 /// The ids exist in the user namespace that is made. Of one that is joined only the kernel knows the mappings.
-pub(super) fn ids_are_mapped(user: &User, linux: &Linux, context: &Context) -> Result<()> {
+pub(super) fn ids_are_mapped(found: &mut Found, user: &User, linux: &Linux, context: &Context) -> Result<()> {
     let namespaces = Namespaces::of_linux(Some(linux));
     if !namespaces.has(LinuxNamespaceType::User) || namespaces.joins(LinuxNamespaceType::User) {
         return Ok(());
     }
     let (uids, gids) = (linux.uid_mappings().as_deref().unwrap_or_default(), linux.gid_mappings().as_deref());
     let gids = gids.unwrap_or_default();
-    if !maps(uids, user.uid()) {
-        return Err(bad("/uid", "cannot set uid to unmapped user in user namespace").hint("linux.uidMappings"));
+    // Of mappings that are missing or wrong themselves no id can be expected to be among them.
+    let told = |list: &[LinuxIdMapping]| list.is_empty() || mappings(&mut Found::first(), list).is_err();
+    if !maps(uids, user.uid()) && !told(uids) {
+        found.note(Err(bad("/uid", "cannot set uid to unmapped user in user namespace").hint("linux.uidMappings")))?;
     }
-    if !maps(gids, user.gid()) {
-        return Err(bad("/gid", "cannot set gid to unmapped user in user namespace").hint("linux.gidMappings"));
+    if !maps(gids, user.gid()) && !told(gids) {
+        found.note(Err(bad("/gid", "cannot set gid to unmapped user in user namespace").hint("linux.gidMappings")))?;
     }
     // Who maps one group without privilege must first give up setgroups(2); newgidmap(1), for several, keeps it.
     let no_setgroups = context.rootless && gids.iter().map(|mapping| u64::from(mapping.size())).sum::<u64>() < 2;
-    each("/additionalGids", user.additional_gids(), |gid| match maps(gids, *gid) {
+    each(found, "/additionalGids", user.additional_gids(), |_, gid| match maps(gids, *gid) {
+        false if told(gids) => Ok(()),
         _ if no_setgroups => Err(bad("", "cannot set any additional groups in a rootless container")
             .hint("map several groups in linux.gidMappings, from /etc/subgid")),
         true => Ok(()),

@@ -502,3 +502,85 @@ fn versions() {
         check(default_spec(false), &ROOT, &[("/ociVersion", json!(good))]).unwrap();
     }
 }
+
+/// The pointers of all findings.
+fn pointers(mut config: Value, context: &Context, changes: &[(&str, Value)]) -> Vec<String> {
+    changes.iter().for_each(|(pointer, value)| set(&mut config, pointer, value.clone()));
+    let bundle = Bundle::parse("/".into(), config.to_string().into_bytes()).unwrap();
+    let all = findings(&bundle.spec, context);
+    assert_eq!(
+        validate(&bundle.spec, context).err().and_then(|error| error.pointer),
+        all.first().cloned().and_then(|error| error.pointer)
+    );
+    all.into_iter().map(|error| error.pointer.unwrap()).collect()
+}
+
+#[test]
+fn everything_that_is_wrong_is_found() {
+    let mount = json!({"destination": "", "type": "t\0", "options": ["=a", "ro", "=b"]});
+    let changes = [
+        ("/ociVersion", json!("2.0.0")),
+        ("/root/path", json!("")),
+        ("/process/args", json!([])),
+        ("/process/env", json!(["A", "B=1", "=c"])),
+        ("/process/user", json!({"uid": u32::MAX, "gid": u32::MAX, "umask": 1000})),
+        ("/process/oomScoreAdj", json!(2000)),
+        ("/mounts/-", mount),
+        ("/hooks", json!({"poststop": [{"path": "a", "env": ["x"], "timeout": 0}]})),
+        ("/linux/sysctl", json!({"vm.b": "1", "vm.a": "1"})),
+        ("/linux/devices", json!([{"path": "a", "type": "c"}, {"path": "b", "type": "c"}])),
+        ("/annotations", json!({"": "x"})),
+    ];
+    let found = [
+        "/ociVersion",
+        "/root/path",
+        "/linux/sysctl/vm.a",
+        "/linux/sysctl/vm.b",
+        "/linux/devices/0/path",
+        "/linux/devices/1/path",
+        "/process/args",
+        "/process/env/0",
+        "/process/env/2",
+        "/process/user/uid",
+        "/process/user/gid",
+        "/process/user/umask",
+        "/process/oomScoreAdj",
+        "/mounts/7/destination",
+        "/mounts/7/type",
+        "/mounts/7/options/0",
+        "/mounts/7/options/2",
+        "/hooks/poststop/0/path",
+        "/hooks/poststop/0/env/0",
+        "/hooks/poststop/0/timeout",
+        "/annotations/",
+    ];
+    assert_eq!(pointers(default_spec(false), &ROOT, &changes), found);
+    assert_eq!(pointers(default_spec(false), &ROOT, &[("/process", Value::Null)]), ["/process"]);
+    assert_eq!(pointers(default_spec(false), &ROOT, &[]), [""; 0]);
+}
+
+#[test]
+fn one_mistake_is_one_finding() {
+    let none = ("/linux/namespaces", json!([{"type": "pid"}]));
+    let bundle = |changes: &[(&str, Value)]| pointers(default_spec(false), &ROOT, changes);
+    let domain = ("/domainname", json!("d"));
+    assert_eq!(bundle(&[none.clone(), domain.clone()]), ["/linux/maskedPaths", "/hostname"]);
+    let mut config = default_spec(false);
+    [none, domain].iter().for_each(|(pointer, value)| set(&mut config, pointer, value.clone()));
+    let bundle = Bundle::parse("/".into(), config.to_string().into_bytes()).unwrap();
+    let hints: Vec<_> = findings(&bundle.spec, &ROOT).into_iter().filter_map(|error| error.hint).collect();
+    assert!(hints[0].ends_with("; it is needed at /linux/readonlyPaths"), "{hints:?}");
+    assert!(hints[1].ends_with("; it is needed at /domainname"), "{hints:?}");
+
+    let of_user = |changes: &[(&str, Value)]| pointers(with_user_namespace(), &ROOT, changes);
+    let groups = ("/process/user/additionalGids", json!([5]));
+    assert_eq!(of_user(&[("/linux/uidMappings", json!([]))]), ["/linux/uidMappings"]);
+    assert_eq!(of_user(&[("/linux/gidMappings/0/size", json!(0)), groups]), ["/linux/gidMappings/0/size"]);
+    assert_eq!(
+        pointers(default_spec(true), &ROOTLESS, &[("/linux/namespaces/5/type", json!("network"))]),
+        ["/linux/namespaces"]
+    );
+    let past_the_end =
+        json!([{"containerID": 0, "hostID": 5, "size": u32::MAX}, {"containerID": 0, "hostID": 1, "size": 1}]);
+    assert_eq!(of_user(&[("/linux/uidMappings", past_the_end)])[0], "/linux/uidMappings/0/hostID");
+}
