@@ -65,7 +65,7 @@ pub(super) fn print(text: &str) -> Result<()> {
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
-        .map_err(|error| Error::new("write to standard output").call("write", super::create::errno(&error)))
+        .map_err(|error| Error::new("write to standard output").call("write", crate::host::errno(&error)))
 }
 
 fn append(path: &std::path::Path, record: &str) -> std::io::Result<()> {
