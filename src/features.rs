@@ -27,7 +27,7 @@ pub fn features() -> Value {
             "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
             "mountExtensions": {"idmap": {"enabled": true}},
             "memoryPolicy": memory_policy(),
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"orlop.version": env!("CARGO_PKG_VERSION")},
         // None: no annotation changes what this runtime does.

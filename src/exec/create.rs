@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::listener::Agent;
+use super::net_device::Moved;
 use super::protocol::{Question, Report};
 use super::spawn::{Reached, Slots, Spawned, spawn};
 use super::{explain, hooks, idmap, tree};
@@ -39,6 +40,21 @@ pub struct Container {
     pub dir: Dir,
     /// What the caller should know.
     pub warnings: Vec<String>,
+    /// Network devices that are the container's now.
+    devices: Option<Moved>,
+}
+
+impl Container {
+    /// What later steps need. The hold on its network namespace ends: its devices are its own.
+    pub fn into_parts(self) -> (Spawned, State, Dir) {
+        (self.process, self.state, self.dir)
+    }
+
+    /// Takes the container away again, when what follows its making has failed with `error`.
+    pub fn give_up(self, error: Error) -> Error {
+        let _ = destroy(&self.dir, &self.state);
+        put_back(self.devices, error)
+    }
 }
 
 /// Carries out a plan. `console` is the socket that gets the terminal's master.
@@ -54,18 +70,18 @@ pub fn create(
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
     let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None };
+    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None, devices: None };
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
             let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
                 return Err(Error::new("the container is gone"));
             };
             undo.cgroup = None;
-            Ok(Container { process, state, dir, warnings })
+            Ok(Container { process, state, dir, warnings, devices: undo.devices.take() })
         }
         Err(error) => {
             undo.all();
-            Err(error)
+            Err(put_back(undo.devices.take(), error))
         }
     }
 }
@@ -75,6 +91,13 @@ struct Undo {
     dir: Option<Dir>,
     cgroup: Option<Cgroup>,
     process: Option<Spawned>,
+    devices: Option<Moved>,
+}
+
+/// Network devices go back to where they came from; `error` says so when they can't.
+fn put_back(devices: Option<Moved>, error: Error) -> Error {
+    let lost = devices.map(Moved::give_back).unwrap_or_default();
+    Error { message: [vec![error.message], lost].concat().join("; "), ..error }
 }
 
 impl Undo {
@@ -130,11 +153,11 @@ fn attempt(
         Error::new(format!("read when the container's process has started (/proc/{}/stat)", process.pid))
     })?;
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
-    let mut agent = agent;
+    let (mut agent, devices) = (agent, &mut undo.devices);
     let reached = process
         .serve(plan, &report, !options.run, agent.as_mut(), |question, process| match question {
             Question::Source(step) => context.source(step, process, opened.proc.as_fd()).map(Some),
-            Question::Planned(request) => context.answer(request, process, &mut state).map(|()| None),
+            Question::Planned(request) => context.answer(request, process, &mut state, devices).map(|()| None),
         })
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
     debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
@@ -305,9 +328,19 @@ struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    fn answer(&self, request: Request, process: &Spawned, state: &mut State) -> Result<()> {
+    fn answer(
+        &self,
+        request: Request,
+        process: &Spawned,
+        state: &mut State,
+        devices: &mut Option<Moved>,
+    ) -> Result<()> {
         match request {
             Request::IdMaps => self.id_maps(process),
+            Request::NetDevices => {
+                let moved = devices.insert(Moved::new(process.pid)?);
+                self.plan.net_devices.iter().try_for_each(|device| moved.take(device))
+            }
             Request::RuntimeHooks => {
                 let json = self.tell_hooks("creating", process)?;
                 hooks::run(&self.plan.runtime_hooks, &json)

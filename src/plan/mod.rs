@@ -18,6 +18,7 @@ mod hooks;
 pub mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 pub mod op;
 mod process;
 pub mod ranges;
@@ -29,6 +30,7 @@ pub mod show;
 
 pub use hooks::{list as hook_list, state_json};
 pub use namespaces::{IdMap, Joined, Userns};
+pub use net_devices::NetDevice;
 pub use resources::Resources;
 
 /// What planning may know of the host.
@@ -105,6 +107,8 @@ pub struct Plan {
     pub initial_cpus: Vec<u64>,
     /// A hook runs in the container's namespaces.
     pub hooks_inside: bool,
+    /// Network devices that the parent moves into the container's network namespace.
+    pub net_devices: Vec<NetDevice>,
     /// Hooks that the parent runs before the root file system is entered (`prestart`, then `createRuntime`).
     pub runtime_hooks: Vec<op::Hook>,
     /// The process has a terminal.
@@ -148,6 +152,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     namespaces.stage(spec, &mut stage)?;
     begin(&mut child);
     namespaces.enter(&mut child, resources.is_some());
+    let net_devices = net_devices::plan(spec, &mut child);
     child.push(Op::ClearDumpable, "");
     if !options.no_new_keyring {
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
@@ -195,6 +200,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         child: child.0,
         initial_cpus: Vec::new(),
         hooks_inside: hooks.any_inside(),
+        net_devices,
         runtime_hooks: hooks.runtime(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
@@ -247,6 +253,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
         child: child.0,
         initial_cpus: sched::initial_cpus(process)?,
         hooks_inside: false,
+        net_devices: Vec::new(),
         runtime_hooks: Vec::new(),
         terminal: process.terminal().unwrap_or(false),
         warnings,

@@ -136,6 +136,8 @@ pub enum Request {
     RuntimeHooks = 2,
     /// Everything is set up; the child waits for `start`.
     Ready = 3,
+    /// Move the network devices into the child's network namespace.
+    NetDevices = 4,
 }
 
 /// When the seccomp filter is loaded.

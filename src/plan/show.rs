@@ -116,6 +116,7 @@ impl Display for Op {
                 f.write_str("wait until the runtime has run prestart and createRuntime")
             }
             Op::Await(Request::Ready) => f.write_str("wait until the runtime has saved the state"),
+            Op::Await(Request::NetDevices) => f.write_str("wait until the runtime has moved the network devices"),
             Op::BecomeRoot => f.write_str("become uid 0 and gid 0 of the user namespace"),
             Op::ClearDumpable => f.write_str("clear the dumpable flag"),
             Op::SetDumpable => f.write_str("set the dumpable flag again"),
@@ -288,6 +289,10 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
         lines.push(line(By::Container, step));
         match &step.op {
             Op::Await(Request::IdMaps) => id_map_lines(plan, &mut lines),
+            Op::Await(Request::NetDevices) => lines.extend(plan.net_devices.iter().map(|device| {
+                let what = format!("move network device {} to the container as {}", device.host, device.name);
+                (By::Runtime, what, device.from.clone())
+            })),
             Op::Await(Request::RuntimeHooks) => lines.extend(plan.runtime_hooks.iter().map(|hook| {
                 let what = format!("run {} hook #{} {}", hook.kind, hook.index, text(&hook.path));
                 (By::Runtime, what, format!("/hooks/{}/{}", hook.kind, hook.index))

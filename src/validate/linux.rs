@@ -28,6 +28,7 @@ pub(super) fn linux(spec: &Spec, context: &Context) -> Result<()> {
     if let Some(policy) = linux.memory_policy() {
         crate::plan::sched::memory_policy(policy).map_err(below_linux)?;
     }
+    net_devices(linux, namespaces, context)?;
     not_supported(linux)
 }
 
@@ -199,12 +200,55 @@ fn personality(linux: &Linux) -> Result<()> {
     }
 }
 
+/// Devices are moved from the caller's network namespace to one that is not it, under names that the kernel takes.
+fn net_devices(linux: &Linux, namespaces: Namespaces, context: &Context) -> Result<()> {
+    let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) else { return Ok(()) };
+    if !namespaces.has(LinuxNamespaceType::Network) || context.host_network {
+        let text = "unable to move network devices without a NET namespace";
+        return Err(bad("/netDevices", text).hint(add("network")));
+    }
+    if context.rootless {
+        return Err(bad("/netDevices", "network devices are not supported for rootless containers"));
+    }
+    let mut names = Vec::with_capacity(devices.len());
+    each_key("/netDevices", linux.net_devices(), |host, device| {
+        interface_name("", host)?;
+        let name = device.name().as_deref().filter(|name| !name.is_empty());
+        name.map_or(Ok(()), |name| interface_name("/name", name).and_then(|()| template("/name", name)))?;
+        let name = name.unwrap_or(host);
+        if names.contains(&name.to_owned()) && !name.contains("%d") {
+            return Err(bad("/name", format!("two network devices get the name {name:?}")));
+        }
+        names.push(name.to_owned());
+        Ok(())
+    })
+}
+
+/// `dev_valid_name` of net/core/dev.c: at most 15 bytes (`IFNAMSIZ` with the NUL), no path, no alias, no space.
+fn interface_name(place: &str, name: &str) -> Result<()> {
+    let forbidden = |byte: u8| matches!(byte, 0 | b'/' | b':' | b' ' | 9..=13 | 0xa0);
+    match name {
+        "" | "." | ".." => {}
+        _ if name.len() < libc::IFNAMSIZ && !name.bytes().any(forbidden) => return Ok(()),
+        _ => {}
+    }
+    Err(bad(place, format!("invalid network device name {name:?}"))
+        .hint("1 to 15 bytes without space, slash and colon, and not . or .."))
+}
+
+/// `%d` stands for a number, once; the kernel takes no other `%` in a new name.
+fn template(place: &str, name: &str) -> Result<()> {
+    match name.split_once('%') {
+        None => Ok(()),
+        Some((_, rest)) if rest.strip_prefix('d').is_some_and(|rest| !rest.contains('%')) => Ok(()),
+        Some(_) => Err(bad(place, format!("invalid network device name {name:?}"))
+            .hint("a % is the beginning of %d, which stands once for the first free number")),
+    }
+}
+
 /// What `features` says that this runtime does not do. A container must not run without what its configuration asks for.
 fn not_supported(linux: &Linux) -> Result<()> {
-    let asked = [
-        ("intelRdt", linux.intel_rdt().is_some()),
-        ("netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-    ];
+    let asked = [("intelRdt", linux.intel_rdt().is_some())];
     match asked.iter().find(|(_, asked)| *asked) {
         Some((member, _)) => Err(Error::new(format!("linux.{member} is not supported")).at(format!("/{member}"))),
         None => Ok(()),

@@ -281,8 +281,44 @@ fn linux_properties() {
                 "/linux/memoryPolicy/flags",
                 "not with MPOL_INTERLEAVE",
             ),
-            ("/linux/netDevices", json!({"eth0": {}}), "/linux/netDevices", "not supported"),
         ],
+    );
+}
+
+#[test]
+fn network_devices() {
+    let devices = |devices: Value| [("/linux/netDevices", devices)];
+    for good in [json!({}), json!({"eth0": {}, "eth1": {"name": "eth%d"}, "eth2": {"name": "eth%d"}})] {
+        check(default_spec(false), &ROOT, &devices(good)).unwrap();
+    }
+    check(default_spec(false), &ROOT, &devices(json!({"a-name-of-15byt": {"name": ""}}))).unwrap();
+    for name in ["", ".", "..", "a/b", "a:1", "a b", "a\tb", "a\0", "0123456789abcdef"] {
+        breaks(
+            default_spec(false),
+            &ROOT,
+            &devices(json!({ name: {} })),
+            &format!("/linux/netDevices/{}", crate::bundle::escape(name)),
+            "invalid network device name",
+        );
+    }
+    for name in ["a/b", "..", "0123456789abcdef", "%", "eth%s", "%d%d"] {
+        let wanted = devices(json!({"eth0": {"name": name}}));
+        breaks(default_spec(false), &ROOT, &wanted, "/linux/netDevices/eth0/name", "invalid network device name");
+    }
+    let twice = devices(json!({"eth0": {"name": "eth1"}, "eth1": {}}));
+    breaks(default_spec(false), &ROOT, &twice, "/linux/netDevices/eth1/name", "two network devices");
+    let alone =
+        [("/linux/namespaces", json!([{"type": "mount"}, {"type": "uts"}])), devices(json!({"eth0": {}}))[0].clone()];
+    breaks(default_spec(false), &ROOT, &alone, "/linux/netDevices", "without a NET namespace");
+    let host = Context { host_network: true, ..ROOT };
+    breaks(default_spec(false), &host, &devices(json!({"eth0": {}})), "/linux/netDevices", "without a NET namespace");
+    let user = Context { rootless: true, ..ROOT };
+    breaks(
+        default_spec(true),
+        &user,
+        &[("/linux/namespaces/-", json!({"type": "network"})), devices(json!({"eth0": {}}))[0].clone()],
+        "/linux/netDevices",
+        "network devices are not supported for rootless containers",
     );
 }
 
