@@ -211,7 +211,7 @@ fn make_cgroup(
         }
         Err(error) => return Err(error),
     };
-    match fill(bundle, resources, &cgroup) {
+    match fill(bundle, resources, facts, &cgroup) {
         Ok(()) => Ok(Some(cgroup)),
         Err(error) => {
             let _ = cgroup.remove(Instant::now() + END);
@@ -221,7 +221,7 @@ fn make_cgroup(
     }
 }
 
-fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
+fn fill(bundle: &Bundle, resources: &Resources, facts: &HostFacts, cgroup: &Cgroup) -> Result<()> {
     let memory = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()?.memory().as_ref());
     if let Some(memory) = memory {
         cgroup.check_memory(memory)?;
@@ -231,7 +231,18 @@ fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
         let loaded = cgroup::load_devices(program)?;
         cgroup.attach_devices(loaded.as_fd())?;
     }
-    Ok(())
+    match resources.owner {
+        Some(uid) => delegate(cgroup, uid, facts),
+        None => Ok(()),
+    }
+}
+
+/// The specification leaves it to the runtime whether it delegates: who may not give files away keeps them.
+fn delegate(cgroup: &Cgroup, uid: u32, facts: &HostFacts) -> Result<()> {
+    match cgroup.delegate(uid) {
+        Err(error) if facts.rootless && error.errno == Some(Errno::EPERM) => Ok(()),
+        delegated => delegated,
+    }
 }
 
 /// A new file of `size` bytes in the state directory.

@@ -258,6 +258,9 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
             let what = format!("attach a device filter of {} instructions", program.len());
             runtime(what, "/linux/resources/devices");
         }
+        if let Some(uid) = resources.owner {
+            runtime(format!("delegate the cgroup to uid {uid}"), "/linux/cgroupsPath");
+        }
     }
     for joined in &plan.joined {
         runtime(format!("open namespace {}", joined.path.display()), &joined.from);
