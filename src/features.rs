@@ -24,7 +24,7 @@ pub fn features() -> Value {
             "seccomp": seccomp(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false, "schemata": false, "monitoring": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": {"enabled": true}},
             "memoryPolicy": memory_policy(),
             "netDevices": {"enabled": true},

@@ -114,6 +114,9 @@ fn rich() -> Value {
     linux["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
     linux["devices"] =
         json!([{ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438, "uid": 0 }]);
+    linux["netDevices"] = json!({ "eth0": {}, "eth1": { "name": "net%d" } });
+    linux["intelRdt"] = json!({ "closID": "a", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=50", "schemata": ["L2:0=f"],
+        "enableMonitoring": true });
     linux["resources"]["pids"] = json!({ "limit": 10 });
     linux["resources"]["memory"] = json!({ "limit": 100_000_000, "swap": 200_000_000 });
     linux["seccomp"] = json!({

@@ -21,7 +21,8 @@ use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::plan::op::{Op, Request, Slot, Source};
-use crate::plan::{HostFacts, Joined, Options, Plan, Resources, state_json};
+use crate::plan::{HostFacts, IntelRdt, Joined, Options, Plan, Resources, state_json};
+use crate::resctrl;
 use crate::state::{self, CgroupState, Dir, State, Store};
 use crate::sys::path as sys;
 use crate::sys::shared::Shared;
@@ -70,13 +71,13 @@ pub fn create(
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
     let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None, devices: None };
+    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None, devices: None, resctrl: None };
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
             let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
                 return Err(Error::new("the container is gone"));
             };
-            undo.cgroup = None;
+            (undo.cgroup, undo.resctrl) = (None, None);
             Ok(Container { process, state, dir, warnings, devices: undo.devices.take() })
         }
         Err(error) => {
@@ -92,6 +93,7 @@ struct Undo {
     cgroup: Option<Cgroup>,
     process: Option<Spawned>,
     devices: Option<Moved>,
+    resctrl: Option<resctrl::Group>,
 }
 
 /// Network devices go back to where they came from; `error` says so when they can't.
@@ -109,6 +111,9 @@ impl Undo {
             let _ = cgroup.kill();
             let _ = cgroup.remove(Instant::now() + END);
             cgroup.undo();
+        }
+        if let Some(group) = self.resctrl.take() {
+            let _ = resctrl::remove(&group);
         }
         if let Some(dir) = self.dir.take() {
             let _ = dir.remove();
@@ -129,6 +134,9 @@ fn attempt(
     let mut state = first_state(bundle, plan, facts, options)?;
     dir.write_config(&bundle.config)?;
     dir.write(&state)?;
+    if let Some(wanted) = &plan.intel_rdt {
+        undo.resctrl = Some(make_resctrl(wanted, dir, &mut state)?);
+    }
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
 
     let mut slots = Slots::default();
@@ -152,6 +160,10 @@ fn attempt(
     state.start_time = state::start_time(process.pid)?.map(|(start, _)| start).ok_or_else(|| {
         Error::new(format!("read when the container's process has started (/proc/{}/stat)", process.pid))
     })?;
+    // Before any answer, so that hooks and all else that it forks are born in its group.
+    if let Some(group) = &undo.resctrl {
+        resctrl::assign(group, state.pid)?;
+    }
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
     let (mut agent, devices) = (agent, &mut undo.devices);
     let reached = process
@@ -162,6 +174,14 @@ fn attempt(
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
     debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
     Ok((state, warnings))
+}
+
+/// The resctrl group, written down before it is made.
+fn make_resctrl(wanted: &IntelRdt, dir: &Dir, state: &mut State) -> Result<resctrl::Group> {
+    resctrl::make(&resctrl::find()?, wanted, |group| {
+        state.resctrl = Some(group.clone());
+        dir.write(state)
+    })
 }
 
 fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> Result<State> {
@@ -179,6 +199,7 @@ fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Option
         owner: if facts.euid == 0 { "root".to_owned() } else { state::owner(facts.euid) },
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: cgroup_state(plan.resources.as_ref(), facts),
+        resctrl: None,
         creating: true,
     })
 }
@@ -472,6 +493,9 @@ pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
             cgroup.kill()?;
         }
         cgroup.remove(Instant::now() + END)?;
+    }
+    if let Some(group) = &state.resctrl {
+        resctrl::remove(group)?;
     }
     dir.remove()
 }

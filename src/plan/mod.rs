@@ -15,6 +15,7 @@ use op::{Op, Pointer, Request, Step};
 mod capabilities;
 mod devices;
 mod hooks;
+mod intel_rdt;
 pub mod mount_options;
 mod mounts;
 mod namespaces;
@@ -29,6 +30,7 @@ mod seccomp;
 pub mod show;
 
 pub use hooks::{list as hook_list, state_json};
+pub use intel_rdt::IntelRdt;
 pub use namespaces::{IdMap, Joined, Userns};
 pub use net_devices::NetDevice;
 pub use resources::Resources;
@@ -87,6 +89,8 @@ pub struct Tree {
 pub struct Plan {
     /// The cgroup, its limits and its device filter. None: the caller has no cgroup rights and asks for no limit.
     pub resources: Option<Resources>,
+    /// The resctrl group.
+    pub intel_rdt: Option<IntelRdt>,
     /// Namespaces that are joined by path.
     pub joined: Vec<Joined>,
     /// Id-mapped mounts.
@@ -190,6 +194,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
 
     Ok(Plan {
         resources,
+        intel_rdt: intel_rdt::plan(spec, &options.id),
         joined: namespaces.joined().to_vec(),
         trees,
         clone_flags: namespaces.clone_flags(),
@@ -243,6 +248,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     finish(process, seccomp, &mut child)?;
     Ok(Plan {
         resources: None,
+        intel_rdt: None,
         joined: Vec::new(),
         trees: Vec::new(),
         clone_flags: 0,

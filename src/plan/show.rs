@@ -262,6 +262,15 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
             runtime(format!("delegate the cgroup to uid {uid}"), "/linux/cgroupsPath");
         }
     }
+    if let Some(rdt) = &plan.intel_rdt {
+        runtime(format!("make or join resctrl group /{}", rdt.class), "/linux/intelRdt");
+        for text in &rdt.schemata {
+            runtime(format!("write or compare schemata {:?}", text.trim_end()), "/linux/intelRdt");
+        }
+        if let Some(monitor) = &rdt.monitor {
+            runtime(format!("make resctrl monitoring group {monitor}"), "/linux/intelRdt/enableMonitoring");
+        }
+    }
     for joined in &plan.joined {
         runtime(format!("open namespace {}", joined.path.display()), &joined.from);
     }

@@ -29,7 +29,7 @@ pub(super) fn linux(spec: &Spec, context: &Context) -> Result<()> {
         crate::plan::sched::memory_policy(policy).map_err(below_linux)?;
     }
     net_devices(linux, namespaces, context)?;
-    not_supported(linux)
+    intel_rdt(linux)
 }
 
 fn namespace_list(namespaces: &Option<Vec<LinuxNamespace>>) -> Result<()> {
@@ -246,11 +246,21 @@ fn template(place: &str, name: &str) -> Result<()> {
     }
 }
 
-/// What `features` says that this runtime does not do. A container must not run without what its configuration asks for.
-fn not_supported(linux: &Linux) -> Result<()> {
-    let asked = [("intelRdt", linux.intel_rdt().is_some())];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((member, _)) => Err(Error::new(format!("linux.{member} is not supported")).at(format!("/{member}"))),
-        None => Ok(()),
+/// `closID` is the name of a directory in resctrl, or `/` for the class that is always there.
+fn intel_rdt(linux: &Linux) -> Result<()> {
+    let Some(rdt) = linux.intel_rdt() else { return Ok(()) };
+    let clos = rdt.clos_id().as_deref().unwrap_or_default();
+    if matches!(clos, "." | "..") || (clos != "/" && clos.contains(['/', '\n', '\0'])) {
+        return Err(bad("/intelRdt/closID", format!("invalid intelRdt.ClosID {clos:?}"))
+            .hint("the name of one directory, or / for the default class"));
     }
+    let bandwidth = rdt.mem_bw_schema().as_deref().unwrap_or_default();
+    if !bandwidth.is_empty() && (!bandwidth.starts_with("MB:") || bandwidth.contains('\n')) {
+        return Err(bad("/intelRdt/memBwSchema", format!("invalid intelRdt.memBwSchema {bandwidth:?}"))
+            .hint("one line that begins with MB:"));
+    }
+    each("/intelRdt/schemata", rdt.schemata(), |line| match line.contains('\n') {
+        true => Err(bad("", format!("invalid intelRdt.schemata {line:?}")).hint("each element is one line")),
+        false => Ok(()),
+    })
 }

@@ -255,7 +255,6 @@ fn linux_properties() {
                 "/linux/personality/flags",
                 "not supported",
             ),
-            ("/linux/intelRdt", json!({"closID": "x"}), "/linux/intelRdt", "not supported"),
             ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "/linux/memoryPolicy/nodes", "needs nodes"),
             (
                 "/linux/memoryPolicy",
@@ -283,6 +282,28 @@ fn linux_properties() {
             ),
         ],
     );
+}
+
+#[test]
+fn intel_rdt() {
+    let rdt = |members: Value| [("/linux/intelRdt", members)];
+    let all = json!({"closID": "a", "l3CacheSchema": "L3:0=f\nMB:0=5", "memBwSchema": "MB:0=5", "schemata": ["L2:0=f"],
+        "enableMonitoring": true});
+    for good in [json!({}), json!({"closID": ""}), json!({"closID": "/"}), all] {
+        check(default_spec(false), &ROOT, &rdt(good)).unwrap();
+    }
+    for clos in [".", "..", "a/b", "/a", "a\n", "a\0"] {
+        let wanted = rdt(json!({ "closID": clos }));
+        breaks(default_spec(false), &ROOT, &wanted, "/linux/intelRdt/closID", "invalid intelRdt.ClosID");
+    }
+    for (member, value, place) in [
+        ("memBwSchema", json!("L3:0=f"), "memBwSchema"),
+        ("memBwSchema", json!("MB:0=5\nMB:1=5"), "memBwSchema"),
+        ("schemata", json!(["L3:0=f", "L3:0=f\nL3:1=f"]), "schemata/1"),
+    ] {
+        let wanted = rdt(json!({ member: value }));
+        breaks(default_spec(false), &ROOT, &wanted, &format!("/linux/intelRdt/{place}"), "");
+    }
 }
 
 #[test]
