@@ -1,5 +1,6 @@
 //! The only probe of the host: what planning may know of it.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -39,6 +40,23 @@ impl HostFacts {
             kernel_mounts: if no_pivot { kernel_mounts()? } else { Vec::new() },
         })
     }
+}
+
+/// SELinux is enabled: its file system is where it always is (libselinux's `is_selinux_enabled`), with a policy loaded. Before
+/// that every process is `kernel`.
+pub fn selinux() -> bool {
+    const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
+    let mounted = crate::sys::path::open_dir(c"/sys/fs/selinux")
+        .and_then(|dir| crate::sys::path::fstatfs(dir.as_fd()))
+        .is_ok_and(|magic| magic & 0xffff_ffff == SELINUX_MAGIC);
+    mounted
+        && std::fs::read_to_string("/proc/self/attr/current")
+            .is_ok_and(|label| label.trim_end_matches('\0') != "kernel")
+}
+
+/// AppArmor is enabled, by what its module says.
+pub fn apparmor() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
 }
 
 /// The initial user namespace has a fixed inode number (`PROC_USER_INIT_INO`, since 3.8).

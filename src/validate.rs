@@ -27,6 +27,10 @@ pub struct Context {
     pub rootless: bool,
     /// The configuration joins a network namespace by path, and it is the caller's own.
     pub host_network: bool,
+    /// There is an SELinux label, and the kernel has SELinux not enabled.
+    pub no_selinux: bool,
+    /// There is an AppArmor profile, and the kernel has AppArmor not enabled.
+    pub no_apparmor: bool,
 }
 
 /// Checks a whole configuration.
@@ -55,6 +59,7 @@ pub fn validate(spec: &Spec, context: &Context) -> Result<()> {
 /// As [`validate`].
 pub fn validate_process(process: &Process, spec: &Spec, context: &Context) -> Result<()> {
     process::process(process)?;
+    process::labels(process, context)?;
     let Some(linux) = spec.linux() else { return Ok(()) };
     under("/user", process::ids_are_mapped(process.user(), linux, context))
 }

@@ -34,7 +34,7 @@ fn facts(rootless: bool) -> HostFacts {
 
 fn plan_of(dir: &Path, config: Vec<u8>, rootless: bool, options: &Options) -> orlop::error::Result<plan::Plan> {
     let bundle = Bundle::parse(dir.to_owned(), config)?;
-    validate::validate(&bundle.spec, &Context { rootless, host_network: false })?;
+    validate::validate(&bundle.spec, &Context { rootless, ..Context::default() })?;
     plan::create(&bundle.spec, &bundle.dir, &facts(rootless), options)
 }
 
@@ -361,7 +361,7 @@ proptest! {
         let mut config = orlop::spec::default_spec(false);
         replace(&mut config, &mut number, &new);
         if let Ok(bundle) = Bundle::parse("/".into(), config.to_string().into_bytes()) {
-            let context = Context { rootless: number % 2 == 0, host_network: false };
+            let context = Context { rootless: number % 2 == 0, ..Context::default() };
             let _ = validate::validate(&bundle.spec, &context);
         }
     }

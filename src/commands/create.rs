@@ -109,7 +109,28 @@ pub(super) fn context(bundle: &Bundle, facts: &HostFacts) -> validate::Context {
         let (given, own) = (std::fs::metadata(path).ok()?, std::fs::metadata("/proc/self/ns/net").ok()?);
         Some(given.ino() == own.ino() && given.dev() == own.dev())
     };
-    validate::Context { rootless: facts.rootless, host_network: network.and_then(same).unwrap_or(false) }
+    let mount_label = bundle.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    validate::Context {
+        host_network: network.and_then(same).unwrap_or(false),
+        ..label_context(bundle.spec.process().as_ref(), mount_label, facts)
+    }
+}
+
+/// The same for a process alone. The kernel is asked for its LSMs only when there is a label for one.
+pub(super) fn label_context(
+    process: Option<&oci_spec::runtime::Process>,
+    mount_label: Option<&str>,
+    facts: &HostFacts,
+) -> validate::Context {
+    let given = |label: Option<&str>| label.is_some_and(|label| !label.is_empty());
+    let selinux = process.and_then(|process| process.selinux_label().as_deref());
+    let profile = process.and_then(|process| process.apparmor_profile().as_deref());
+    validate::Context {
+        rootless: facts.rootless,
+        host_network: false,
+        no_selinux: (given(selinux) || given(mount_label)) && !crate::host::selinux(),
+        no_apparmor: given(profile) && !crate::host::apparmor(),
+    }
 }
 
 /// A root that is not there is told before anything is made.

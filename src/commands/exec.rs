@@ -7,7 +7,7 @@ use clap::Args;
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 
 use super::Global;
-use super::create::{Console, preserved, write_pid_file};
+use super::create::{Console, label_context, preserved, write_pid_file};
 use crate::bundle;
 use crate::error::{Error, Result};
 use crate::exec::enter;
@@ -81,8 +81,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let spec = dir.config(&state.bundle)?.spec;
     let process = process(args, &spec)?;
     let facts = HostFacts::find(global.rootless(), false)?;
-    validate::validate_process(&process, &spec, &validate::Context { rootless: facts.rootless, host_network: false })
-        .map_err(|error| {
+    validate::validate_process(&process, &spec, &label_context(Some(&process), None, &facts)).map_err(|error| {
         let below = error.pointer.clone().unwrap_or_default();
         error.at(format!("/process{below}"))
     })?;

@@ -29,7 +29,8 @@ pub(super) fn linux(spec: &Spec, context: &Context) -> Result<()> {
         crate::plan::sched::memory_policy(policy).map_err(below_linux)?;
     }
     net_devices(linux, namespaces, context)?;
-    intel_rdt(linux)
+    intel_rdt(linux)?;
+    mount_label(linux, context)
 }
 
 fn namespace_list(namespaces: &Option<Vec<LinuxNamespace>>) -> Result<()> {
@@ -263,4 +264,12 @@ fn intel_rdt(linux: &Linux) -> Result<()> {
         true => Err(bad("", format!("invalid intelRdt.schemata {line:?}")).hint("each element is one line")),
         false => Ok(()),
     })
+}
+
+fn mount_label(linux: &Linux, context: &Context) -> Result<()> {
+    let label = linux.mount_label().as_deref().unwrap_or_default();
+    if context.no_selinux && !label.is_empty() {
+        return Err(super::process::no_selinux("/mountLabel"));
+    }
+    super::no_nul("/mountLabel", Path::new(label))
 }

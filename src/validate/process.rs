@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 
 use super::{Context, LinuxNamespaceType, Namespaces, bad, each, maps, no_nul, strings, under};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) fn process(process: &Process) -> Result<()> {
     cwd(process.cwd())?;
@@ -93,6 +93,23 @@ fn attributes(process: &Process) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A label that the kernel would ignore is no confinement.
+pub(super) fn labels(process: &Process, context: &Context) -> Result<()> {
+    let given = |label: &Option<String>| label.as_ref().is_some_and(|label| !label.is_empty());
+    if context.no_selinux && given(process.selinux_label()) {
+        return Err(no_selinux("/selinuxLabel"));
+    }
+    if context.no_apparmor && given(process.apparmor_profile()) {
+        return Err(bad("/apparmorProfile", "apparmor: config provided but apparmor not supported")
+            .hint("the kernel has AppArmor not enabled (/sys/module/apparmor/parameters/enabled)"));
+    }
+    Ok(())
+}
+
+pub(super) fn no_selinux(place: &str) -> Error {
+    bad(place, "selinux label is specified in config, but selinux is disabled or not supported")
 }
 
 /// `sched_setattr(2)`: which policy takes which of the other values.

@@ -6,8 +6,8 @@ use super::*;
 use crate::bundle::Bundle;
 use crate::spec::default_spec;
 
-const ROOT: Context = Context { rootless: false, host_network: false };
-const ROOTLESS: Context = Context { rootless: true, host_network: false };
+const ROOT: Context = Context { rootless: false, host_network: false, no_selinux: false, no_apparmor: false };
+const ROOTLESS: Context = Context { rootless: true, ..ROOT };
 
 /// Gives the value at `pointer` a new value; objects on the way are made, `-` appends to an array.
 fn set(config: &mut Value, pointer: &str, value: Value) {
@@ -282,6 +282,30 @@ fn linux_properties() {
             ),
         ],
     );
+}
+
+#[test]
+fn labels_for_a_kernel_without_them() {
+    let without = Context { no_selinux: true, no_apparmor: true, ..ROOT };
+    each_breaks(
+        root_config,
+        &without,
+        vec![
+            (
+                "/process/selinuxLabel",
+                json!("a:b:c:s0"),
+                "/process/selinuxLabel",
+                "selinux is disabled or not supported",
+            ),
+            ("/linux/mountLabel", json!("a:b:c:s0"), "/linux/mountLabel", "selinux is disabled or not supported"),
+            ("/process/apparmorProfile", json!("a"), "/process/apparmorProfile", "apparmor not supported"),
+        ],
+    );
+    breaks(default_spec(false), &ROOT, &[("/linux/mountLabel", json!("a\0"))], "/linux/mountLabel", "NUL");
+    for place in ["/process/selinuxLabel", "/linux/mountLabel", "/process/apparmorProfile"] {
+        check(default_spec(false), &ROOT, &[(place, json!("a"))]).unwrap();
+        check(default_spec(false), &without, &[(place, json!(""))]).unwrap();
+    }
 }
 
 #[test]
