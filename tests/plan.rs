@@ -233,6 +233,44 @@ fn every_operation_of_a_property_names_a_place_that_exists() {
     }
 }
 
+/// `mountLabel` is the context of what is new and has a label of its own; a bind mount keeps its files' labels.
+#[test]
+fn new_file_systems_get_the_mount_label() {
+    let mut config = rich();
+    config["linux"]["mountLabel"] = json!("a:b:c:s0:c1,c2");
+    config["process"]["selinuxLabel"] = json!("a:b:p:s0");
+    config["mounts"]
+        .as_array_mut()
+        .expect("mounts")
+        .push(json!({ "destination": "/own", "type": "tmpfs", "options": ["context=x:y:z:s0"] }));
+    let all = operations(&config, &options());
+    let of = |start: &str| {
+        let found = all.iter().find(|(text, _)| text.starts_with(start));
+        found.unwrap_or_else(|| panic!("no {start}: {all:?}")).0.clone()
+    };
+    for start in
+        ["mount tmpfs on /dev ", "mount devpts on /dev/pts ", "mount tmpfs on /dev/shm ", "mount tmpfs on /copy "]
+    {
+        assert!(of(start).contains("context=a:b:c:s0:c1,c2"), "{}", of(start));
+    }
+    for start in ["mount proc on", "mount sysfs on", "mount cgroup2 on", "mount mqueue on", "bind /srv on"] {
+        assert!(!of(start).contains("context="), "{}", of(start));
+    }
+    assert_eq!(of("mount tmpfs on /own").matches("context=").count(), 1);
+    let place = |text: &str| all.iter().position(|(other, _)| other.starts_with(text)).expect(text);
+    assert!(place("write \"a:b:p:s0\" to /proc/self/attr/keycreate") < place("join a new session keyring"));
+    assert!(place("join a new session keyring") < place("write \"a:b:p:s0\" to /proc/self/attr/exec"));
+    let plan = plan_of(Path::new("/bundle"), config.to_string().into_bytes(), false, &options()).expect("a plan");
+    let labels = |of: fn(&plan::op::Op) -> Option<&Option<std::ffi::CString>>| {
+        plan.child.iter().filter_map(|step| of(&step.op)).map(|label| label.as_deref()).collect::<Vec<_>>()
+    };
+    let masks = labels(|op| if let plan::op::Op::Mask { label, .. } = op { Some(label) } else { None });
+    let mounts = labels(|op| if let plan::op::Op::Mount(mount) = op { Some(&mount.label) } else { None });
+    let label = Some(c"a:b:c:s0:c1,c2");
+    assert!(!masks.is_empty() && masks.iter().all(|mask| *mask == label), "{masks:?}");
+    assert_eq!(mounts.iter().filter(|mount| **mount == label).count(), 1, "mqueue has it by its attribute");
+}
+
 /// What a value may turn into.
 fn junk() -> impl Strategy<Value = Value> {
     prop_oneof![

@@ -159,6 +159,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     let net_devices = net_devices::plan(spec, &mut child);
     child.push(Op::ClearDumpable, "");
     if !options.no_new_keyring {
+        process::keyring_label(process, &mut child)?;
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
     namespaces.settle(spec, &mut child)?;
@@ -237,6 +238,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     }
     child.push(Op::ClearDumpable, "");
     if !options.no_new_keyring {
+        process::keyring_label(process, &mut child)?;
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
     root::again(spec, bundle, namespaces.has(LinuxNamespaceType::Mount), &mut child)?;

@@ -161,7 +161,7 @@ impl Display for Op {
                     cleared => write!(f, ", clear {{{}}}", cleared.join(",")),
                 }
             }
-            Op::Mask { path } => write!(f, "mask {}", text(path)),
+            Op::Mask { path, .. } => write!(f, "mask {}", text(path)),
             Op::Readonly { path } => write!(f, "make {} read-only", text(path)),
             Op::ReadonlyRoot => f.write_str("make / read-only"),
             Op::CreateCwd { path } => write!(f, "make the working directory {} if it is missing", text(path)),
