@@ -61,6 +61,7 @@ impl Bundle {
     pub fn parse(dir: PathBuf, config: Vec<u8>) -> Result<Bundle> {
         let (mut spec, warnings) = decode(CONFIG, &config, repair_spec)?;
         drop_pids_without_limit(&mut spec, &config);
+        monitoring_of_old(&mut spec, &config);
         absolute_sources(&mut spec, &dir);
         Ok(Bundle { dir, spec, config, warnings })
     }
@@ -224,6 +225,16 @@ fn drop_pids_without_limit(spec: &mut Spec, config: &[u8]) {
         .and_then(|value| value.pointer("/linux/resources/pids/limit").cloned());
     if limit.is_none_or(|limit| limit.is_null()) {
         resources.set_pids(None);
+    }
+}
+
+/// Before runtime-spec 1.3 monitoring was asked for by `enableCMT` or `enableMBM`, which the types know by other names.
+fn monitoring_of_old(spec: &mut Spec, config: &[u8]) {
+    let Some(rdt) = spec.linux_mut().as_mut().and_then(|linux| linux.intel_rdt_mut().as_mut()) else { return };
+    let value = serde_json::from_slice::<Value>(config).unwrap_or_default();
+    let asked = |flag: &str| value.pointer(&format!("/linux/intelRdt/{flag}")) == Some(&Value::Bool(true));
+    if ["enableCMT", "enableMBM"].into_iter().any(asked) {
+        rdt.set_enable_monitoring(Some(true));
     }
 }
 

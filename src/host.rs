@@ -1,9 +1,11 @@
 //! The only probe of the host: what planning may know of it.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use oci_spec::runtime::Process;
 
 use crate::bundle::Bundle;
 use crate::cgroup::Hierarchy;
@@ -43,6 +45,23 @@ impl HostFacts {
             kernel_mounts: if no_pivot { kernel_mounts()? } else { Vec::new() },
         })
     }
+}
+
+/// SELinux is enabled: its file system is where it always is (libselinux's `is_selinux_enabled`), with a policy loaded. Before
+/// that every process is `kernel`.
+pub fn selinux() -> bool {
+    const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
+    let mounted = crate::sys::path::open_dir(c"/sys/fs/selinux")
+        .and_then(|dir| crate::sys::path::fstatfs(dir.as_fd()))
+        .is_ok_and(|magic| magic & 0xffff_ffff == SELINUX_MAGIC);
+    mounted
+        && std::fs::read_to_string("/proc/self/attr/current")
+            .is_ok_and(|label| label.trim_end_matches('\0') != "kernel")
+}
+
+/// AppArmor is enabled, by what its module says.
+pub fn apparmor() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
 }
 
 /// The initial user namespace has a fixed inode number (`PROC_USER_INIT_INO`, since 3.8).
@@ -91,7 +110,24 @@ pub fn context(bundle: &Bundle, facts: &HostFacts) -> validate::Context {
         let (given, own) = (std::fs::metadata(path).ok()?, std::fs::metadata("/proc/self/ns/net").ok()?);
         Some(given.ino() == own.ino() && given.dev() == own.dev())
     };
-    validate::Context { rootless: facts.rootless, host_network: network.and_then(same).unwrap_or(false) }
+    let mount_label = bundle.spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    validate::Context {
+        host_network: network.and_then(same).unwrap_or(false),
+        ..label_context(bundle.spec.process().as_ref(), mount_label, facts)
+    }
+}
+
+/// The same for a process alone. The kernel is asked for its LSMs only when there is a label for one.
+pub fn label_context(process: Option<&Process>, mount_label: Option<&str>, facts: &HostFacts) -> validate::Context {
+    let given = |label: Option<&str>| label.is_some_and(|label| !label.is_empty());
+    let label = process.and_then(|process| process.selinux_label().as_deref());
+    let profile = process.and_then(|process| process.apparmor_profile().as_deref());
+    validate::Context {
+        rootless: facts.rootless,
+        host_network: false,
+        no_selinux: (given(label) || given(mount_label)) && !selinux(),
+        no_apparmor: given(profile) && !apparmor(),
+    }
 }
 
 /// A root that is not there is told before anything is made.

@@ -18,6 +18,7 @@ pub mod features;
 pub mod foreground;
 pub mod host;
 pub mod plan;
+pub mod resctrl;
 pub mod seal;
 pub mod seccomp;
 pub mod spec;

@@ -58,6 +58,9 @@ pub struct State {
     pub annotations: std::collections::BTreeMap<String, String>,
     /// The cgroup, if it has one of its own.
     pub cgroup: Option<CgroupState>,
+    /// The resctrl group, if `linux.intelRdt` asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<crate::resctrl::Group>,
     /// No create has finished.
     pub creating: bool,
 }
@@ -549,10 +552,12 @@ mod tests {
             owner: "root".into(),
             annotations: Default::default(),
             cgroup: None,
+            resctrl: None,
             creating: false,
         };
         dir.write(&state).unwrap();
         assert_eq!(dir.read().unwrap(), state);
+        assert!(!serde_json::to_string(&state).unwrap().contains("resctrl"), "as before there was this field");
         assert_eq!(state.status(&dir).unwrap(), Status::Running);
         assert!(store.create("a", |_| Ok(())).unwrap_err().message.contains("container with id exists"));
         state.start_time += 1;

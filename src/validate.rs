@@ -29,6 +29,10 @@ pub struct Context {
     pub rootless: bool,
     /// The configuration joins a network namespace by path, and it is the caller's own.
     pub host_network: bool,
+    /// There is an SELinux label, and the kernel has SELinux not enabled.
+    pub no_selinux: bool,
+    /// There is an AppArmor profile, and the kernel has AppArmor not enabled.
+    pub no_apparmor: bool,
 }
 
 /// Checks a whole configuration.
@@ -97,6 +101,7 @@ pub fn validate_process(process: &Process, spec: &Spec, context: &Context) -> Re
 
 fn process_rules(found: &mut Found, process: &Process, spec: &Spec, context: &Context) -> Result<()> {
     process::process(found, process)?;
+    process::labels(found, process, context)?;
     let Some(linux) = spec.linux() else { return Ok(()) };
     found.under("/user", |found| process::ids_are_mapped(found, process.user(), linux, context))
 }

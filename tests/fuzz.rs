@@ -175,7 +175,7 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
     };
     let options = Options { id: "fuzz".into(), ..Options::default() };
     let made = Bundle::parse("/bundle".into(), bytes).and_then(|bundle| {
-        validate::validate(&bundle.spec, &validate::Context { rootless, host_network: false })?;
+        validate::validate(&bundle.spec, &validate::Context { rootless, ..validate::Context::default() })?;
         plan::create(&bundle.spec, &bundle.dir, &facts, &options)
     });
     match made {

@@ -34,7 +34,7 @@ fn facts(rootless: bool) -> HostFacts {
 
 fn plan_of(dir: &Path, config: Vec<u8>, rootless: bool, options: &Options) -> orlop::error::Result<plan::Plan> {
     let bundle = Bundle::parse(dir.to_owned(), config)?;
-    validate::validate(&bundle.spec, &Context { rootless, host_network: false })?;
+    validate::validate(&bundle.spec, &Context { rootless, ..Context::default() })?;
     plan::create(&bundle.spec, &bundle.dir, &facts(rootless), options)
 }
 
@@ -114,6 +114,9 @@ fn rich() -> Value {
     linux["sysctl"] = json!({ "net.ipv4.ip_forward": "1" });
     linux["devices"] =
         json!([{ "path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438, "uid": 0 }]);
+    linux["netDevices"] = json!({ "eth0": {}, "eth1": { "name": "net%d" } });
+    linux["intelRdt"] = json!({ "closID": "a", "l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=50", "schemata": ["L2:0=f"],
+        "enableMonitoring": true });
     linux["resources"]["pids"] = json!({ "limit": 10 });
     linux["resources"]["memory"] = json!({ "limit": 100_000_000, "swap": 200_000_000 });
     linux["seccomp"] = json!({
@@ -230,6 +233,44 @@ fn every_operation_of_a_property_names_a_place_that_exists() {
     }
 }
 
+/// `mountLabel` is the context of what is new and has a label of its own; a bind mount keeps its files' labels.
+#[test]
+fn new_file_systems_get_the_mount_label() {
+    let mut config = rich();
+    config["linux"]["mountLabel"] = json!("a:b:c:s0:c1,c2");
+    config["process"]["selinuxLabel"] = json!("a:b:p:s0");
+    config["mounts"]
+        .as_array_mut()
+        .expect("mounts")
+        .push(json!({ "destination": "/own", "type": "tmpfs", "options": ["context=x:y:z:s0"] }));
+    let all = operations(&config, &options());
+    let of = |start: &str| {
+        let found = all.iter().find(|(text, _)| text.starts_with(start));
+        found.unwrap_or_else(|| panic!("no {start}: {all:?}")).0.clone()
+    };
+    for start in
+        ["mount tmpfs on /dev ", "mount devpts on /dev/pts ", "mount tmpfs on /dev/shm ", "mount tmpfs on /copy "]
+    {
+        assert!(of(start).contains("context=a:b:c:s0:c1,c2"), "{}", of(start));
+    }
+    for start in ["mount proc on", "mount sysfs on", "mount cgroup2 on", "mount mqueue on", "bind /srv on"] {
+        assert!(!of(start).contains("context="), "{}", of(start));
+    }
+    assert_eq!(of("mount tmpfs on /own").matches("context=").count(), 1);
+    let place = |text: &str| all.iter().position(|(other, _)| other.starts_with(text)).expect(text);
+    assert!(place("write \"a:b:p:s0\" to /proc/self/attr/keycreate") < place("join a new session keyring"));
+    assert!(place("join a new session keyring") < place("write \"a:b:p:s0\" to /proc/self/attr/exec"));
+    let plan = plan_of(Path::new("/bundle"), config.to_string().into_bytes(), false, &options()).expect("a plan");
+    let labels = |of: fn(&plan::op::Op) -> Option<&Option<std::ffi::CString>>| {
+        plan.child.iter().filter_map(|step| of(&step.op)).map(|label| label.as_deref()).collect::<Vec<_>>()
+    };
+    let masks = labels(|op| if let plan::op::Op::Mask { label, .. } = op { Some(label) } else { None });
+    let mounts = labels(|op| if let plan::op::Op::Mount(mount) = op { Some(&mount.label) } else { None });
+    let label = Some(c"a:b:c:s0:c1,c2");
+    assert!(!masks.is_empty() && masks.iter().all(|mask| *mask == label), "{masks:?}");
+    assert_eq!(mounts.iter().filter(|mount| **mount == label).count(), 1, "mqueue has it by its attribute");
+}
+
 /// What a value may turn into.
 fn junk() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -305,7 +346,7 @@ proptest! {
         }
         let options = Options { run, no_pivot, ..options() };
         if let Ok(bundle) = Bundle::parse("/bundle".into(), config.to_string().into_bytes()) {
-            let context = Context { rootless, host_network: false };
+            let context = Context { rootless, ..Context::default() };
             let all = validate::findings(&bundle.spec, &context);
             let first = validate::validate(&bundle.spec, &context).err();
             prop_assert_eq!(first.map(|error| error.message), all.into_iter().next().map(|error| error.message));
@@ -366,7 +407,7 @@ proptest! {
         let mut config = orlop::spec::default_spec(false);
         replace(&mut config, &mut number, &new);
         if let Ok(bundle) = Bundle::parse("/".into(), config.to_string().into_bytes()) {
-            let context = Context { rootless: number % 2 == 0, host_network: false };
+            let context = Context { rootless: number % 2 == 0, ..Context::default() };
             let _ = validate::validate(&bundle.spec, &context);
         }
     }

@@ -6,6 +6,7 @@
 
 mod control;
 mod create;
+mod delegate;
 pub mod device;
 mod enable;
 mod file;

@@ -110,6 +110,10 @@ fn new(state: &mut State<'_>, entry: &Mount, kind: &CStr, source: &CStr) -> Resu
         },
         answer => answer?,
     };
+    if let Some(label) = &entry.label {
+        let top = path::openat(made.as_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0).named("openat")?;
+        path::fsetxattr(top.as_fd(), c"security.selinux", label.to_bytes()).named("fsetxattr(security.selinux)")?;
+    }
     if entry.options.copy_up {
         copy_up::copy(root, &entry.target, made.as_fd())?;
     }
@@ -229,10 +233,13 @@ pub(super) fn attributes(state: &mut State<'_>, target: &CStr, set: u64, clear: 
 }
 
 /// An empty read-only tmpfs, detached.
-pub(super) fn empty_tmpfs() -> SysResult<OwnedFd> {
+pub(super) fn empty_tmpfs(label: Option<&CStr>) -> SysResult<OwnedFd> {
     let fs = sys::fsopen(c"tmpfs")?;
     sys::fsconfig_set_string(fs.as_fd(), c"size", c"0")?;
     sys::fsconfig_set_string(fs.as_fd(), c"nr_inodes", c"2")?;
+    if let Some(label) = label {
+        sys::fsconfig_set_string(fs.as_fd(), c"context", label)?;
+    }
     sys::fsconfig_create(fs.as_fd())?;
     sys::fsmount(
         fs.as_fd(),
@@ -242,7 +249,7 @@ pub(super) fn empty_tmpfs() -> SysResult<OwnedFd> {
 
 /// Puts `/dev/null` over a file, or an empty directory over a directory. Only a path that is not there is no failure:
 /// whatever else goes wrong would leave it open (CVE-2025-31133).
-pub(super) fn mask(state: &mut State<'_>, masked: &CStr) -> Result<(), Fail> {
+pub(super) fn mask(state: &mut State<'_>, masked: &CStr, label: Option<&CStr>) -> Result<(), Fail> {
     let target = match lookup(state.root()?, masked, 0) {
         Ok(target) => target,
         Err(Errno::ENOENT) => return Ok(()),
@@ -259,7 +266,7 @@ pub(super) fn mask(state: &mut State<'_>, masked: &CStr) -> Result<(), Fail> {
             sys::move_mount(tree.as_fd(), target.as_fd()).named("move_mount")
         }
         None => {
-            let empty = empty_tmpfs().named("fsmount")?;
+            let empty = empty_tmpfs(label).named("fsmount")?;
             sys::move_mount(empty.as_fd(), target.as_fd()).named("move_mount")?;
             state.empty = Some(empty);
             Ok(())

@@ -140,7 +140,7 @@ pub(super) fn move_root(state: &mut State<'_>, cover: &[CString]) -> Result<(), 
             // Locked by a user namespace, or a part of a larger mount: an empty tmpfs hides it.
             Err(Errno::EINVAL | Errno::EPERM) => {
                 let target = path::open_dir(covered).named("open")?;
-                let empty = super::mount::empty_tmpfs().named("fsmount")?;
+                let empty = super::mount::empty_tmpfs(None).named("fsmount")?;
                 mount::move_mount(empty.as_fd(), target.as_fd()).named("move_mount")?;
             }
             Err(Errno::ENOENT) => {}

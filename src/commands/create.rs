@@ -12,7 +12,7 @@ use super::Global;
 use crate::bundle::Bundle;
 use crate::console::Terminal;
 use crate::error::{Error, Result};
-use crate::exec::create::{Container, create as make, destroy};
+use crate::exec::create::{Container, create as make};
 use crate::foreground::{self, Signals};
 use crate::host::{self, errno};
 use crate::plan::{self, HostFacts, Options, Plan};
@@ -158,7 +158,8 @@ pub(super) fn create(args: &CreateArgs, global: &Global) -> anyhow::Result<i32> 
     let prepared = prepare(common, false, global)?;
     let console = Console::new(prepared.plan.terminal, true, common.console_socket.as_deref())?;
     let container = launch(&prepared, global, &console)?;
-    finish_or_undo(&container, write_pid_file(common.pid_file.as_deref(), container.process.pid))?;
+    let written = write_pid_file(common.pid_file.as_deref(), container.process.pid);
+    finish_or_undo(container, written)?;
     Ok(0)
 }
 
@@ -168,10 +169,11 @@ fn launch(prepared: &Prepared, global: &Global, console: &Console) -> Result<Con
 }
 
 /// Takes a container away again when what follows its making fails.
-fn finish_or_undo(container: &Container, result: Result<()>) -> Result<()> {
-    result.inspect_err(|_| {
-        let _ = destroy(&container.dir, &container.state);
-    })
+fn finish_or_undo(container: Container, result: Result<()>) -> Result<Container> {
+    match result {
+        Ok(()) => Ok(container),
+        Err(error) => Err(container.give_up(error)),
+    }
 }
 
 /// `run`.
@@ -190,9 +192,8 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     }
     let started = write_pid_file(common.pid_file.as_deref(), container.process.pid)
         .and_then(|()| super::start::poststart(&prepared.bundle.spec, &container.state));
-    finish_or_undo(&container, started)?;
+    let (process, state, dir) = finish_or_undo(container, started)?.into_parts();
     let Some(signals) = signals else { return Ok(0) };
-    let Container { process, state, dir, .. } = container;
     // Others may kill or exec while it runs.
     let dir = dir.unlock();
     let status = console

@@ -81,11 +81,12 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let spec = dir.config(&state.bundle)?.spec;
     let process = process(args, &spec)?;
     let facts = HostFacts::find(global.rootless(), false)?;
-    validate::validate_process(&process, &spec, &validate::Context { rootless: facts.rootless, host_network: false })
-        .map_err(|error| {
-        let below = error.pointer.clone().unwrap_or_default();
-        error.at(format!("/process{below}"))
-    })?;
+    validate::validate_process(&process, &spec, &crate::host::label_context(Some(&process), None, &facts)).map_err(
+        |error| {
+            let below = error.pointer.clone().unwrap_or_default();
+            error.at(format!("/process{below}"))
+        },
+    )?;
     let options = Options { id: args.id.clone(), preserve_fds, ..Options::default() };
     let plan = plan::exec(&spec, &state.bundle, &process, &facts, &options)?;
     super::log::debug(global, || plan::show::as_text(&plan));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::listener::Agent;
+use super::net_device::Moved;
 use super::protocol::{Question, Report};
 use super::spawn::{Reached, Slots, Spawned, spawn};
 use super::{explain, hooks, idmap, tree};
@@ -20,7 +21,8 @@ use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::plan::op::{Op, Request, Slot, Source};
-use crate::plan::{HostFacts, Joined, Options, Plan, Resources, state_json};
+use crate::plan::{HostFacts, IntelRdt, Joined, Options, Plan, Resources, state_json};
+use crate::resctrl;
 use crate::state::{self, CgroupState, Dir, State, Store};
 use crate::sys::path as sys;
 use crate::sys::shared::Shared;
@@ -42,6 +44,21 @@ pub struct Container {
     pub dir: Dir,
     /// What the caller should know.
     pub warnings: Vec<String>,
+    /// Network devices that are the container's now.
+    devices: Option<Moved>,
+}
+
+impl Container {
+    /// What later steps need. The hold on its network namespace ends: its devices are its own.
+    pub fn into_parts(self) -> (Spawned, State, Dir) {
+        (self.process, self.state, self.dir)
+    }
+
+    /// Takes the container away again, when what follows its making has failed with `error`.
+    pub fn give_up(self, error: Error) -> Error {
+        let _ = destroy(&self.dir, &self.state);
+        put_back(self.devices, error)
+    }
 }
 
 /// Carries out a plan. `console` is the socket that gets the terminal's master.
@@ -57,18 +74,18 @@ pub fn create(
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
     let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None };
+    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None, devices: None, resctrl: None };
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
             let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
                 return Err(Error::new("the container is gone"));
             };
-            undo.cgroup = None;
-            Ok(Container { process, state, dir, warnings })
+            (undo.cgroup, undo.resctrl) = (None, None);
+            Ok(Container { process, state, dir, warnings, devices: undo.devices.take() })
         }
         Err(error) => {
             undo.all();
-            Err(error)
+            Err(put_back(undo.devices.take(), error))
         }
     }
 }
@@ -78,6 +95,14 @@ struct Undo {
     dir: Option<Dir>,
     cgroup: Option<Cgroup>,
     process: Option<Spawned>,
+    devices: Option<Moved>,
+    resctrl: Option<resctrl::Group>,
+}
+
+/// Network devices go back to where they came from; `error` says so when they can't.
+fn put_back(devices: Option<Moved>, error: Error) -> Error {
+    let lost = devices.map(Moved::give_back).unwrap_or_default();
+    Error { message: [vec![error.message], lost].concat().join("; "), ..error }
 }
 
 impl Undo {
@@ -89,6 +114,9 @@ impl Undo {
             let _ = cgroup.kill();
             let _ = cgroup.remove(Instant::now() + END);
             cgroup.undo();
+        }
+        if let Some(group) = self.resctrl.take() {
+            let _ = resctrl::remove(&group);
         }
         if let Some(dir) = self.dir.take() {
             let _ = dir.remove();
@@ -109,6 +137,9 @@ fn attempt(
     let mut state = first_state(bundle, plan, facts, options)?;
     dir.write_config(&bundle.config)?;
     dir.write(&state)?;
+    if let Some(wanted) = &plan.intel_rdt {
+        undo.resctrl = Some(make_resctrl(wanted, dir, &mut state)?);
+    }
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
 
     let mut slots = Slots::default();
@@ -132,16 +163,28 @@ fn attempt(
     state.start_time = state::start_time(process.pid)?.map(|(start, _)| start).ok_or_else(|| {
         Error::new(format!("read when the container's process has started (/proc/{}/stat)", process.pid))
     })?;
+    // Before any answer, so that hooks and all else that it forks are born in its group.
+    if let Some(group) = &undo.resctrl {
+        resctrl::assign(group, state.pid)?;
+    }
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
-    let mut agent = agent;
+    let (mut agent, devices) = (agent, &mut undo.devices);
     let reached = process
         .serve(plan, &report, !options.run, agent.as_mut(), |question, process| match question {
             Question::Source(step) => context.source(step, process, opened.proc.as_fd()).map(Some),
-            Question::Planned(request) => context.answer(request, process, &mut state).map(|()| None),
+            Question::Planned(request) => context.answer(request, process, &mut state, devices).map(|()| None),
         })
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
     debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
     Ok((state, warnings))
+}
+
+/// The resctrl group, written down before it is made.
+fn make_resctrl(wanted: &IntelRdt, dir: &Dir, state: &mut State) -> Result<resctrl::Group> {
+    resctrl::make(&resctrl::find()?, wanted, |group| {
+        state.resctrl = Some(group.clone());
+        dir.write(state)
+    })
 }
 
 fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> Result<State> {
@@ -159,6 +202,7 @@ fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Option
         owner: if facts.euid == 0 { "root".to_owned() } else { state::owner(facts.euid) },
         annotations: bundle.spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: cgroup_state(plan.resources.as_ref(), facts),
+        resctrl: None,
         creating: true,
     })
 }
@@ -190,7 +234,7 @@ fn make_cgroup(
         }
         Err(error) => return Err(error),
     };
-    match fill(bundle, resources, &cgroup) {
+    match fill(bundle, resources, facts, &cgroup) {
         Ok(()) => Ok(Some(cgroup)),
         Err(error) => {
             let _ = cgroup.remove(Instant::now() + END);
@@ -200,7 +244,7 @@ fn make_cgroup(
     }
 }
 
-fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
+fn fill(bundle: &Bundle, resources: &Resources, facts: &HostFacts, cgroup: &Cgroup) -> Result<()> {
     let memory = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()?.memory().as_ref());
     if let Some(memory) = memory {
         cgroup.check_memory(memory)?;
@@ -210,7 +254,18 @@ fn fill(bundle: &Bundle, resources: &Resources, cgroup: &Cgroup) -> Result<()> {
         let loaded = cgroup::load_devices(program)?;
         cgroup.attach_devices(loaded.as_fd())?;
     }
-    Ok(())
+    match resources.owner {
+        Some(uid) => delegate(cgroup, uid, facts),
+        None => Ok(()),
+    }
+}
+
+/// The specification leaves it to the runtime whether it delegates: who may not give files away keeps them.
+fn delegate(cgroup: &Cgroup, uid: u32, facts: &HostFacts) -> Result<()> {
+    match cgroup.delegate(uid) {
+        Err(error) if facts.rootless && error.errno == Some(Errno::EPERM) => Ok(()),
+        delegated => delegated,
+    }
 }
 
 /// A new file of `size` bytes in the state directory.
@@ -307,9 +362,19 @@ struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    fn answer(&self, request: Request, process: &Spawned, state: &mut State) -> Result<()> {
+    fn answer(
+        &self,
+        request: Request,
+        process: &Spawned,
+        state: &mut State,
+        devices: &mut Option<Moved>,
+    ) -> Result<()> {
         match request {
             Request::IdMaps => self.id_maps(process),
+            Request::NetDevices => {
+                let moved = devices.insert(Moved::new(process.pid)?);
+                self.plan.net_devices.iter().try_for_each(|device| moved.take(device))
+            }
             Request::RuntimeHooks => {
                 let json = self.tell_hooks("creating", process)?;
                 hooks::run(&self.plan.runtime_hooks, &json)
@@ -430,6 +495,9 @@ pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
             cgroup.kill()?;
         }
         cgroup.remove(Instant::now() + END)?;
+    }
+    if let Some(group) = &state.resctrl {
+        resctrl::remove(group)?;
     }
     dir.remove()
 }

@@ -13,6 +13,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::op::Slot;
+use crate::resctrl;
 use crate::state::State;
 use crate::sys::path as sys;
 use crate::sys::sched;
@@ -46,7 +47,8 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>)
         other => other?,
     };
     drop(affinity);
-    match process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None)) {
+    let grouped = state.resctrl.as_ref().map_or(Ok(()), |group| resctrl::assign(group, process.pid.as_raw()));
+    match grouped.and_then(|()| process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None))) {
         Ok(_) => Ok(process),
         Err(error) => {
             process.kill();

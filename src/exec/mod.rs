@@ -6,6 +6,8 @@ pub mod explain;
 pub mod hooks;
 mod idmap;
 mod listener;
+mod net_device;
+mod netlink;
 pub mod protocol;
 pub mod spawn;
 mod tree;

@@ -3,7 +3,7 @@
 //! ```text
 //!  parent                         child
 //!    │ ─────── clone3 ─────────────▶ │
-//!    │ ◀─── Request (one byte) ───── │   IdMaps, RuntimeHooks, Ready; Source with the number of its step
+//!    │ ◀─── Request (one byte) ───── │   IdMaps, NetDevices, RuntimeHooks, Ready; Source with the number of its step
 //!    │ ──── go (one byte) ─────────▶ │   for Source with a descriptor
 //!    │ ◀─── end of file ──────────── │   execve has closed the socket, or the process is gone
 //! ```
@@ -139,6 +139,7 @@ impl Question {
             SOURCE => Self::Source(u32::from_le_bytes(step) as usize),
             1 => Self::Planned(Request::IdMaps),
             2 => Self::Planned(Request::RuntimeHooks),
+            4 => Self::Planned(Request::NetDevices),
             _ => Self::Planned(Request::Ready),
         }
     }

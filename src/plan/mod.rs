@@ -15,9 +15,11 @@ use op::{Op, Pointer, Request, Step};
 mod capabilities;
 mod devices;
 mod hooks;
+mod intel_rdt;
 pub mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 pub mod op;
 pub(crate) mod process;
 pub mod ranges;
@@ -28,7 +30,9 @@ mod seccomp;
 pub mod show;
 
 pub use hooks::{list as hook_list, state_json};
+pub use intel_rdt::IntelRdt;
 pub use namespaces::{IdMap, Joined, Userns};
+pub use net_devices::NetDevice;
 pub use resources::Resources;
 
 /// What planning may know of the host.
@@ -85,6 +89,8 @@ pub struct Tree {
 pub struct Plan {
     /// The cgroup, its limits and its device filter. None: the caller has no cgroup rights and asks for no limit.
     pub resources: Option<Resources>,
+    /// The resctrl group.
+    pub intel_rdt: Option<IntelRdt>,
     /// Namespaces that are joined by path.
     pub joined: Vec<Joined>,
     /// Id-mapped mounts.
@@ -105,6 +111,8 @@ pub struct Plan {
     pub initial_cpus: Vec<u64>,
     /// A hook runs in the container's namespaces.
     pub hooks_inside: bool,
+    /// Network devices that the parent moves into the container's network namespace.
+    pub net_devices: Vec<NetDevice>,
     /// Hooks that the parent runs before the root file system is entered (`prestart`, then `createRuntime`).
     pub runtime_hooks: Vec<op::Hook>,
     /// The process has a terminal.
@@ -148,8 +156,10 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     namespaces.stage(spec, &mut stage)?;
     begin(&mut child);
     namespaces.enter(&mut child, resources.is_some());
+    let net_devices = net_devices::plan(spec, &mut child);
     child.push(Op::ClearDumpable, "");
     if !options.no_new_keyring {
+        process::keyring_label(process, &mut child)?;
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
     namespaces.settle(spec, &mut child)?;
@@ -185,6 +195,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
 
     Ok(Plan {
         resources,
+        intel_rdt: intel_rdt::plan(spec, &options.id),
         joined: namespaces.joined().to_vec(),
         trees,
         clone_flags: namespaces.clone_flags(),
@@ -195,6 +206,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         child: child.0,
         initial_cpus: Vec::new(),
         hooks_inside: hooks.any_inside(),
+        net_devices,
         runtime_hooks: hooks.runtime(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
@@ -226,6 +238,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     }
     child.push(Op::ClearDumpable, "");
     if !options.no_new_keyring {
+        process::keyring_label(process, &mut child)?;
         child.push(Op::SessionKeyring { name: cstring(format!("_ses.{}", options.id), "")? }, "");
     }
     root::again(spec, bundle, namespaces.has(LinuxNamespaceType::Mount), &mut child)?;
@@ -237,6 +250,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     finish(process, seccomp, &mut child)?;
     Ok(Plan {
         resources: None,
+        intel_rdt: None,
         joined: Vec::new(),
         trees: Vec::new(),
         clone_flags: 0,
@@ -247,6 +261,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
         child: child.0,
         initial_cpus: sched::initial_cpus(process)?,
         hooks_inside: false,
+        net_devices: Vec::new(),
         runtime_hooks: Vec::new(),
         terminal: process.terminal().unwrap_or(false),
         warnings,

@@ -1,6 +1,6 @@
 //! `mounts`: each entry one detached mount, its attributes set before it is attached.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -39,6 +39,7 @@ pub(super) fn plan(
             continue;
         }
         let mut mount = one(entry, &from, target, options)?;
+        set_label(spec, &mut mount)?;
         if let Source::Bind(_) = mount.source {
             mount.parent_opens = namespaces.new_user() && !facts.rootless;
             id_mapped(spec, entry, &from, &mut mount, trees)?;
@@ -52,7 +53,7 @@ pub(super) fn plan(
     Ok(())
 }
 
-fn one(entry: &Entry, from: &str, target: std::ffi::CString, mut options: MountOptions) -> Result<Mount> {
+fn one(entry: &Entry, from: &str, target: CString, mut options: MountOptions) -> Result<Mount> {
     let kind = entry.typ().as_deref().unwrap_or("");
     let source = entry.source().as_deref();
     let bind = options.bind || matches!(kind, "bind" | "rbind");
@@ -93,7 +94,36 @@ fn one(entry: &Entry, from: &str, target: std::ffi::CString, mut options: MountO
     options.set &= !later;
     let ordinary_directory =
         matches!(&source, Source::New { kind, .. } if matches!(kind.as_bytes(), b"proc" | b"sysfs"));
-    Ok(Mount { source, target, options, flags, data, ordinary_directory, later, parent_opens: false, fallback: None })
+    Ok(Mount {
+        source,
+        target,
+        options,
+        flags,
+        data,
+        ordinary_directory,
+        later,
+        parent_opens: false,
+        fallback: None,
+        label: None,
+    })
+}
+
+/// `linux.mountLabel`. Bind mounts keep their labels, and so do the file systems that the kernel shares or labels by itself.
+fn set_label(spec: &Spec, mount: &mut Mount) -> Result<()> {
+    let (Some(label), Source::New { kind, .. }) = (mount_label(spec)?, &mount.source) else { return Ok(()) };
+    match kind.as_bytes() {
+        b"proc" | b"sysfs" | b"cgroup2" => {}
+        b"mqueue" => mount.label = Some(label),
+        _ if mount.data.iter().any(|(key, _)| key.as_bytes() == b"context") => {}
+        _ => mount.data.push((c"context".to_owned(), Some(label))),
+    }
+    Ok(())
+}
+
+/// The SELinux label of new file systems.
+pub(super) fn mount_label(spec: &Spec) -> Result<Option<CString>> {
+    let label = spec.linux().as_ref().and_then(|linux| linux.mount_label().as_deref());
+    label.filter(|label| !label.is_empty()).map(|label| cstring(label, "/linux/mountLabel")).transpose()
 }
 
 /// The parent makes an id-mapped mount: it takes CAP_SYS_ADMIN in the file system's user namespace.

@@ -84,6 +84,8 @@ pub struct Mount {
     pub parent_opens: bool,
     /// cgroup2 alone: what is bound when the kernel refuses a new mount.
     pub fallback: Option<CString>,
+    /// mqueue alone: the SELinux label of its root, since its file system is there before the mount and takes no `context`.
+    pub label: Option<CString>,
 }
 
 /// A device node.
@@ -136,6 +138,8 @@ pub enum Request {
     RuntimeHooks = 2,
     /// Everything is set up; the child waits for `start`.
     Ready = 3,
+    /// Move the network devices into the child's network namespace.
+    NetDevices = 4,
 }
 
 /// When the seccomp filter is loaded.
@@ -213,8 +217,8 @@ pub enum Op {
     RootPropagation { flags: u64 },
     /// Attributes of a mount that is there: those that had to wait, and `remount`.
     Attributes { target: CString, set: u64, clear: u64 },
-    /// Nothing of this path can be seen.
-    Mask { path: CString },
+    /// Nothing of this path can be seen. `label` is the SELinux label of what covers a directory.
+    Mask { path: CString, label: Option<CString> },
     /// This path can't be written to.
     Readonly { path: CString },
     /// `/` can't be written to.
@@ -256,7 +260,7 @@ pub enum Op {
     Home { uid: u32 },
     /// The program is looked for in `PATH`.
     FindProgram { name: CString, candidates: Vec<CString> },
-    /// The AppArmor profile or SELinux label of the execve.
+    /// The AppArmor profile or SELinux label of the execve, or of the keyring that is made next.
     ExecLabel { file: CString, value: CString },
     /// Waits for `start`.
     AwaitStart,

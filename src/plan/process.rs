@@ -92,6 +92,15 @@ pub(super) fn session(process: &Process, child: &mut Steps) {
     child.push(Op::Umask { mask: process.user().umask() }, "/process/user/umask");
 }
 
+/// The SELinux label of the keyring that is made next, so that the process may use it; the execve forgets it.
+pub(super) fn keyring_label(process: &Process, child: &mut Steps) -> Result<()> {
+    if let Some(label) = process.selinux_label().as_ref().filter(|label| !label.is_empty()) {
+        let value = cstring(label, "/process/selinuxLabel")?;
+        child.push(Op::ExecLabel { file: c"self/attr/keycreate".to_owned(), value }, "/process/selinuxLabel");
+    }
+    Ok(())
+}
+
 /// The LSM label of the execve(2).
 pub(super) fn label(process: &Process, child: &mut Steps) -> Result<()> {
     if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {

@@ -1,8 +1,10 @@
 //! `linux.resources` and `linux.cgroupsPath`: the cgroup, its limits and its device filter.
 
-use oci_spec::runtime::Spec;
+use std::path::{Path, PathBuf};
 
-use super::HostFacts;
+use oci_spec::runtime::{LinuxNamespaceType as Kind, Mount, Spec};
+
+use super::{HostFacts, IdMap};
 use crate::cgroup;
 use crate::error::{Error, Result};
 
@@ -17,6 +19,8 @@ pub struct Resources {
     pub writes: Vec<cgroup::Write>,
     /// The device filter's program; None when every device is allowed, or when the caller may not load one.
     pub devices: Option<Vec<crate::sys::bpf::Insn>>,
+    /// The host's user to whom the cgroup is delegated.
+    pub owner: Option<u32>,
 }
 
 impl Resources {
@@ -44,5 +48,32 @@ pub(super) fn plan(spec: &Spec, facts: &HostFacts, id: &str, warnings: &mut Vec<
     // A user namespace has no right to BPF_PROG_TYPE_CGROUP_DEVICE: the host's permissions on the nodes hold there.
     let devices = if facts.rootless { None } else { cgroup::device::program(&cgroup::device::rules(resources)?)? };
     let path_given = cgroups_path.is_some_and(|path| !path.as_os_str().is_empty());
-    Ok(Some(Resources { path, path_given, writes, devices }))
+    Ok(Some(Resources { path, path_given, writes, devices, owner: owner(spec).filter(|uid| *uid != facts.euid) }))
+}
+
+/// The host's id of `process.user.uid`, when the container sees its own cgroup as the root of a new cgroup namespace and may
+/// write to it (config-linux.md, Cgroup ownership). Of a user namespace that is joined, the mappings given for it count.
+fn owner(spec: &Spec) -> Option<u32> {
+    let (linux, process) = (spec.linux().as_ref()?, spec.process().as_ref()?);
+    let list = || linux.namespaces().iter().flatten();
+    let made = |path: &Option<PathBuf>| path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+    let own_namespace = list().any(|namespace| namespace.typ() == Kind::Cgroup && made(namespace.path()));
+    if !own_namespace || !spec.mounts().iter().flatten().any(writable_cgroup) {
+        return None;
+    }
+    let uid = process.user().uid();
+    if !list().any(|namespace| namespace.typ() == Kind::User) {
+        return Some(uid);
+    }
+    IdMap::list(linux.uid_mappings().as_ref()).iter().find_map(|map| {
+        let offset = uid.checked_sub(map.container).filter(|offset| *offset < map.size)?;
+        map.host.checked_add(offset)
+    })
+}
+
+fn writable_cgroup(mount: &Mount) -> bool {
+    let last = mount.options().iter().flatten().rfind(|option| *option == "ro" || *option == "rw");
+    matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+        && mount.destination() == Path::new("/sys/fs/cgroup")
+        && last.is_none_or(|option| option == "rw")
 }

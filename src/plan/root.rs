@@ -91,6 +91,7 @@ pub(super) fn finish(spec: &Spec, mount_namespace: bool, child: &mut Steps) -> R
     }
     later_attributes(child);
     let linux = spec.linux().as_ref();
+    let label = super::mounts::mount_label(spec)?;
     let lists = [
         ("/linux/maskedPaths", linux.and_then(|linux| linux.masked_paths().as_ref()), true),
         ("/linux/readonlyPaths", linux.and_then(|linux| linux.readonly_paths().as_ref()), false),
@@ -99,7 +100,7 @@ pub(super) fn finish(spec: &Spec, mount_namespace: bool, child: &mut Steps) -> R
         for (index, path) in paths.into_iter().flatten().enumerate() {
             let from = format!("{from}/{index}");
             let path = cstring(path, &from)?;
-            child.push(if mask { Op::Mask { path } } else { Op::Readonly { path } }, from);
+            child.push(if mask { Op::Mask { path, label: label.clone() } } else { Op::Readonly { path } }, from);
         }
     }
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly) == Some(true) {

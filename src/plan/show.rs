@@ -116,6 +116,7 @@ impl Display for Op {
                 f.write_str("wait until the runtime has run prestart and createRuntime")
             }
             Op::Await(Request::Ready) => f.write_str("wait until the runtime has saved the state"),
+            Op::Await(Request::NetDevices) => f.write_str("wait until the runtime has moved the network devices"),
             Op::BecomeRoot => f.write_str("become uid 0 and gid 0 of the user namespace"),
             Op::ClearDumpable => f.write_str("clear the dumpable flag"),
             Op::SetDumpable => f.write_str("set the dumpable flag again"),
@@ -160,7 +161,7 @@ impl Display for Op {
                     cleared => write!(f, ", clear {{{}}}", cleared.join(",")),
                 }
             }
-            Op::Mask { path } => write!(f, "mask {}", text(path)),
+            Op::Mask { path, .. } => write!(f, "mask {}", text(path)),
             Op::Readonly { path } => write!(f, "make {} read-only", text(path)),
             Op::ReadonlyRoot => f.write_str("make / read-only"),
             Op::CreateCwd { path } => write!(f, "make the working directory {} if it is missing", text(path)),
@@ -257,6 +258,18 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
             let what = format!("attach a device filter of {} instructions", program.len());
             runtime(what, "/linux/resources/devices");
         }
+        if let Some(uid) = resources.owner {
+            runtime(format!("delegate the cgroup to uid {uid}"), "/linux/cgroupsPath");
+        }
+    }
+    if let Some(rdt) = &plan.intel_rdt {
+        runtime(format!("make or join resctrl group /{}", rdt.class), "/linux/intelRdt");
+        for text in &rdt.schemata {
+            runtime(format!("write or compare schemata {:?}", text.trim_end()), "/linux/intelRdt");
+        }
+        if let Some(monitor) = &rdt.monitor {
+            runtime(format!("make resctrl monitoring group {monitor}"), "/linux/intelRdt/enableMonitoring");
+        }
     }
     for joined in &plan.joined {
         runtime(format!("open namespace {}", joined.path.display()), &joined.from);
@@ -288,6 +301,10 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
         lines.push(line(By::Container, step));
         match &step.op {
             Op::Await(Request::IdMaps) => id_map_lines(plan, &mut lines),
+            Op::Await(Request::NetDevices) => lines.extend(plan.net_devices.iter().map(|device| {
+                let what = format!("move network device {} to the container as {}", device.host, device.name);
+                (By::Runtime, what, device.from.clone())
+            })),
             Op::Await(Request::RuntimeHooks) => lines.extend(plan.runtime_hooks.iter().map(|hook| {
                 let what = format!("run {} hook #{} {}", hook.kind, hook.index, text(&hook.path));
                 (By::Runtime, what, format!("/hooks/{}/{}", hook.kind, hook.index))

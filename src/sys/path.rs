@@ -115,6 +115,13 @@ pub fn fchown(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> SysResult<()> {
     check(unsafe { libc::syscall(libc::SYS_fchown, fd.as_raw_fd(), uid, gid) }).map(drop)
 }
 
+/// fsetxattr(2): makes or replaces an extended attribute.
+pub fn fsetxattr(fd: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> SysResult<()> {
+    // SAFETY: `name` is NUL-terminated and `value` is readable for its length; both live through the call.
+    check(unsafe { libc::syscall(libc::SYS_fsetxattr, fd.as_raw_fd(), name.as_ptr(), value.as_ptr(), value.len(), 0) })
+        .map(drop)
+}
+
 /// fchmod(2).
 pub fn fchmod(fd: BorrowedFd<'_>, mode: u32) -> SysResult<()> {
     // SAFETY: no memory is passed.

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxTimeOffset, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespace, LinuxNetDevice, LinuxTimeOffset, Spec,
+};
 
 use super::sysctl::sysctl;
 use super::{Context, LinuxNamespaceType, Namespaces, absolute, add, bad, each, each_key, no_parent, path_of};
@@ -28,7 +30,9 @@ pub(super) fn linux(found: &mut Found, spec: &Spec, context: &Context) -> Result
     if let Some(policy) = linux.memory_policy() {
         found.note(crate::plan::sched::memory_policy(policy).map(drop).map_err(below_linux))?;
     }
-    not_supported(found, linux)
+    net_devices(found, linux, namespaces, context)?;
+    intel_rdt(found, linux)?;
+    found.note(mount_label(linux, context))
 }
 
 fn namespace_list(found: &mut Found, namespaces: &Option<Vec<LinuxNamespace>>) -> Result<()> {
@@ -201,14 +205,78 @@ fn personality(linux: &Linux) -> Result<()> {
     }
 }
 
-/// What `features` says that this runtime does not do. A container must not run without what its configuration asks for.
-fn not_supported(found: &mut Found, linux: &Linux) -> Result<()> {
-    let asked = [
-        ("intelRdt", linux.intel_rdt().is_some()),
-        ("netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-    ];
-    for (member, _) in asked.iter().filter(|(_, asked)| *asked) {
-        found.note(Err(Error::new(format!("linux.{member} is not supported")).at(format!("/{member}"))))?;
+/// Devices are moved from the caller's network namespace to one that is not it, under names that the kernel takes.
+fn net_devices(found: &mut Found, linux: &Linux, namespaces: Namespaces, context: &Context) -> Result<()> {
+    let Some(devices) = linux.net_devices().as_ref().filter(|devices| !devices.is_empty()) else { return Ok(()) };
+    if !namespaces.has(LinuxNamespaceType::Network) || context.host_network {
+        let text = "unable to move network devices without a NET namespace";
+        found.note(Err(bad("/netDevices", text).hint(add("network"))))?;
     }
-    Ok(())
+    if context.rootless {
+        found.note(Err(bad("/netDevices", "network devices are not supported for rootless containers")))?;
+    }
+    let named = |device: &LinuxNetDevice| device.name().clone().filter(|name| !name.is_empty());
+    each_key(found, "/netDevices", linux.net_devices(), |host, device| {
+        interface_name("", host)?;
+        let name = named(device);
+        name.map_or(Ok(()), |name| interface_name("/name", &name).and_then(|()| template("/name", &name)))?;
+        let name = named(device).unwrap_or_else(|| host.to_owned());
+        // of two the one whose key comes later is told
+        let taken = |(other, theirs): (&String, &LinuxNetDevice)| {
+            other.as_str() < host && named(theirs).unwrap_or_else(|| other.clone()) == name
+        };
+        match !name.contains("%d") && devices.iter().any(taken) {
+            true => Err(bad("/name", format!("two network devices get the name {name:?}"))),
+            false => Ok(()),
+        }
+    })
+}
+
+/// `dev_valid_name` of net/core/dev.c: at most 15 bytes (`IFNAMSIZ` with the NUL), no path, no alias, no space.
+fn interface_name(place: &str, name: &str) -> Result<()> {
+    let forbidden = |byte: u8| matches!(byte, 0 | b'/' | b':' | b' ' | 9..=13 | 0xa0);
+    match name {
+        "" | "." | ".." => {}
+        _ if name.len() < libc::IFNAMSIZ && !name.bytes().any(forbidden) => return Ok(()),
+        _ => {}
+    }
+    Err(bad(place, format!("invalid network device name {name:?}"))
+        .hint("1 to 15 bytes without space, slash and colon, and not . or .."))
+}
+
+/// `%d` stands for a number, once; the kernel takes no other `%` in a new name.
+fn template(place: &str, name: &str) -> Result<()> {
+    match name.split_once('%') {
+        None => Ok(()),
+        Some((_, rest)) if rest.strip_prefix('d').is_some_and(|rest| !rest.contains('%')) => Ok(()),
+        Some(_) => Err(bad(place, format!("invalid network device name {name:?}"))
+            .hint("a % is the beginning of %d, which stands once for the first free number")),
+    }
+}
+
+/// `closID` is the name of a directory in resctrl, or `/` for the class that is always there.
+fn intel_rdt(found: &mut Found, linux: &Linux) -> Result<()> {
+    let Some(rdt) = linux.intel_rdt() else { return Ok(()) };
+    let clos = rdt.clos_id().as_deref().unwrap_or_default();
+    if matches!(clos, "." | "..") || (clos != "/" && clos.contains(['/', '\n', '\0'])) {
+        found.note(Err(bad("/intelRdt/closID", format!("invalid intelRdt.ClosID {clos:?}"))
+            .hint("the name of one directory, or / for the default class")))?;
+    }
+    let bandwidth = rdt.mem_bw_schema().as_deref().unwrap_or_default();
+    if !bandwidth.is_empty() && (!bandwidth.starts_with("MB:") || bandwidth.contains('\n')) {
+        found.note(Err(bad("/intelRdt/memBwSchema", format!("invalid intelRdt.memBwSchema {bandwidth:?}"))
+            .hint("one line that begins with MB:")))?;
+    }
+    each(found, "/intelRdt/schemata", rdt.schemata(), |_, line| match line.contains('\n') {
+        true => Err(bad("", format!("invalid intelRdt.schemata {line:?}")).hint("each element is one line")),
+        false => Ok(()),
+    })
+}
+
+fn mount_label(linux: &Linux, context: &Context) -> Result<()> {
+    let label = linux.mount_label().as_deref().unwrap_or_default();
+    if context.no_selinux && !label.is_empty() {
+        return Err(super::process::no_selinux("/mountLabel"));
+    }
+    super::no_nul("/mountLabel", Path::new(label))
 }

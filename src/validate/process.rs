@@ -8,7 +8,7 @@ use oci_spec::runtime::{
 };
 
 use super::{Context, LinuxNamespaceType, Namespaces, bad, each, linux::mappings, maps, no_nul, strings};
-use crate::error::{Found, Result};
+use crate::error::{Error, Found, Result};
 
 pub(super) fn process(found: &mut Found, process: &Process) -> Result<()> {
     found.note(cwd(process.cwd()))?;
@@ -100,6 +100,23 @@ fn attributes(found: &mut Found, process: &Process) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A label that the kernel would ignore is no confinement.
+pub(super) fn labels(found: &mut Found, process: &Process, context: &Context) -> Result<()> {
+    let given = |label: &Option<String>| label.as_ref().is_some_and(|label| !label.is_empty());
+    if context.no_selinux && given(process.selinux_label()) {
+        found.note(Err(no_selinux("/selinuxLabel")))?;
+    }
+    if context.no_apparmor && given(process.apparmor_profile()) {
+        found.note(Err(bad("/apparmorProfile", "apparmor: config provided but apparmor not supported")
+            .hint("the kernel has AppArmor not enabled (/sys/module/apparmor/parameters/enabled)")))?;
+    }
+    Ok(())
+}
+
+pub(super) fn no_selinux(place: &str) -> Error {
+    bad(place, "selinux label is specified in config, but selinux is disabled or not supported")
 }
 
 /// `sched_setattr(2)`: which policy takes which of the other values.

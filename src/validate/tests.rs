@@ -6,8 +6,8 @@ use super::*;
 use crate::bundle::Bundle;
 use crate::spec::default_spec;
 
-const ROOT: Context = Context { rootless: false, host_network: false };
-const ROOTLESS: Context = Context { rootless: true, host_network: false };
+const ROOT: Context = Context { rootless: false, host_network: false, no_selinux: false, no_apparmor: false };
+const ROOTLESS: Context = Context { rootless: true, ..ROOT };
 
 /// Gives the value at `pointer` a new value; objects on the way are made, `-` appends to an array.
 fn set(config: &mut Value, pointer: &str, value: Value) {
@@ -255,7 +255,6 @@ fn linux_properties() {
                 "/linux/personality/flags",
                 "not supported",
             ),
-            ("/linux/intelRdt", json!({"closID": "x"}), "/linux/intelRdt", "not supported"),
             ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"}), "/linux/memoryPolicy/nodes", "needs nodes"),
             (
                 "/linux/memoryPolicy",
@@ -281,8 +280,90 @@ fn linux_properties() {
                 "/linux/memoryPolicy/flags",
                 "not with MPOL_INTERLEAVE",
             ),
-            ("/linux/netDevices", json!({"eth0": {}}), "/linux/netDevices", "not supported"),
         ],
+    );
+}
+
+#[test]
+fn labels_for_a_kernel_without_them() {
+    let without = Context { no_selinux: true, no_apparmor: true, ..ROOT };
+    each_breaks(
+        root_config,
+        &without,
+        vec![
+            (
+                "/process/selinuxLabel",
+                json!("a:b:c:s0"),
+                "/process/selinuxLabel",
+                "selinux is disabled or not supported",
+            ),
+            ("/linux/mountLabel", json!("a:b:c:s0"), "/linux/mountLabel", "selinux is disabled or not supported"),
+            ("/process/apparmorProfile", json!("a"), "/process/apparmorProfile", "apparmor not supported"),
+        ],
+    );
+    breaks(default_spec(false), &ROOT, &[("/linux/mountLabel", json!("a\0"))], "/linux/mountLabel", "NUL");
+    for place in ["/process/selinuxLabel", "/linux/mountLabel", "/process/apparmorProfile"] {
+        check(default_spec(false), &ROOT, &[(place, json!("a"))]).unwrap();
+        check(default_spec(false), &without, &[(place, json!(""))]).unwrap();
+    }
+}
+
+#[test]
+fn intel_rdt() {
+    let rdt = |members: Value| [("/linux/intelRdt", members)];
+    let all = json!({"closID": "a", "l3CacheSchema": "L3:0=f\nMB:0=5", "memBwSchema": "MB:0=5", "schemata": ["L2:0=f"],
+        "enableMonitoring": true});
+    for good in [json!({}), json!({"closID": ""}), json!({"closID": "/"}), all] {
+        check(default_spec(false), &ROOT, &rdt(good)).unwrap();
+    }
+    for clos in [".", "..", "a/b", "/a", "a\n", "a\0"] {
+        let wanted = rdt(json!({ "closID": clos }));
+        breaks(default_spec(false), &ROOT, &wanted, "/linux/intelRdt/closID", "invalid intelRdt.ClosID");
+    }
+    for (member, value, place) in [
+        ("memBwSchema", json!("L3:0=f"), "memBwSchema"),
+        ("memBwSchema", json!("MB:0=5\nMB:1=5"), "memBwSchema"),
+        ("schemata", json!(["L3:0=f", "L3:0=f\nL3:1=f"]), "schemata/1"),
+    ] {
+        let wanted = rdt(json!({ member: value }));
+        breaks(default_spec(false), &ROOT, &wanted, &format!("/linux/intelRdt/{place}"), "");
+    }
+}
+
+#[test]
+fn network_devices() {
+    let devices = |devices: Value| [("/linux/netDevices", devices)];
+    for good in [json!({}), json!({"eth0": {}, "eth1": {"name": "eth%d"}, "eth2": {"name": "eth%d"}})] {
+        check(default_spec(false), &ROOT, &devices(good)).unwrap();
+    }
+    check(default_spec(false), &ROOT, &devices(json!({"a-name-of-15byt": {"name": ""}}))).unwrap();
+    for name in ["", ".", "..", "a/b", "a:1", "a b", "a\tb", "a\0", "0123456789abcdef"] {
+        breaks(
+            default_spec(false),
+            &ROOT,
+            &devices(json!({ name: {} })),
+            &format!("/linux/netDevices/{}", crate::bundle::escape(name)),
+            "invalid network device name",
+        );
+    }
+    for name in ["a/b", "..", "0123456789abcdef", "%", "eth%s", "%d%d"] {
+        let wanted = devices(json!({"eth0": {"name": name}}));
+        breaks(default_spec(false), &ROOT, &wanted, "/linux/netDevices/eth0/name", "invalid network device name");
+    }
+    let twice = devices(json!({"eth0": {"name": "eth1"}, "eth1": {}}));
+    breaks(default_spec(false), &ROOT, &twice, "/linux/netDevices/eth1/name", "two network devices");
+    let alone =
+        [("/linux/namespaces", json!([{"type": "mount"}, {"type": "uts"}])), devices(json!({"eth0": {}}))[0].clone()];
+    breaks(default_spec(false), &ROOT, &alone, "/linux/netDevices", "without a NET namespace");
+    let host = Context { host_network: true, ..ROOT };
+    breaks(default_spec(false), &host, &devices(json!({"eth0": {}})), "/linux/netDevices", "without a NET namespace");
+    let user = Context { rootless: true, ..ROOT };
+    breaks(
+        default_spec(true),
+        &user,
+        &[("/linux/namespaces/-", json!({"type": "network"})), devices(json!({"eth0": {}}))[0].clone()],
+        "/linux/netDevices",
+        "network devices are not supported for rootless containers",
     );
 }
 
