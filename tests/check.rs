@@ -346,6 +346,26 @@ fn controllers_that_are_not_there_or_not_delegated() {
 }
 
 #[test]
+fn cgroups_that_are_in_use() {
+    let name = format!("orlop-test-check-{}", std::process::id());
+    let cgroup = Path::new("/sys/fs/cgroup").join(&name);
+    fs::create_dir(&cgroup).expect("a cgroup");
+    let mut inside = Command::new("sleep").arg("1000").spawn().expect("sleep");
+    fs::write(cgroup.join("cgroup.procs"), inside.id().to_string()).expect("cgroup.procs");
+    let limit = json!([{"pageSize": "2MB", "limit": 4 << 20}]);
+    let of_path = |path: String| {
+        check(&with(&[("/linux/cgroupsPath", json!(path)), ("/linux/resources/hugepageLimits", limit.clone())]))
+    };
+    let (same, below) = (of_path(format!("/{name}")), of_path(format!("/{name}/c")));
+    inside.kill().and_then(|()| inside.wait()).expect("its end");
+    let free = of_path(format!("/{name}"));
+    common::wait(|| fs::remove_dir(&cgroup).is_ok());
+    has(&same, "error", "/linux/cgroupsPath", "container's cgroup is not empty: 1 process(es) found");
+    has(&below, "error", "/linux/resources/hugepageLimits/0/limit", "has processes of its own");
+    has_not(&free, "/linux");
+}
+
+#[test]
 fn numbers_of_things_that_the_machine_does_not_have() {
     let throttle = |major: u32| json!([{"major": major, "minor": 7, "rate": 1000}]);
     each(vec![
@@ -397,10 +417,16 @@ fn sysctls_that_do_not_exist() {
 #[test]
 fn security_modules_that_are_off() {
     let apparmor = value("/sys/module/apparmor/parameters/enabled").is_ok_and(|on| on == "Y");
-    let words = if apparmor { "is not loaded" } else { "AppArmor is off" };
+    let words = if apparmor { "is not loaded" } else { "apparmor not supported" };
     each(vec![("/process/apparmorProfile", json!("orlop-nosuch"), "error", "/process/apparmorProfile", words)]);
     if !Path::new("/sys/fs/selinux/enforce").exists() {
-        each(vec![("/process/selinuxLabel", json!("a:b:c:s0"), "error", "/process/selinuxLabel", "SELinux is off")]);
+        each(vec![(
+            "/process/selinuxLabel",
+            json!("a:b:c:s0"),
+            "error",
+            "/process/selinuxLabel",
+            "selinux is disabled",
+        )]);
     }
 }
 

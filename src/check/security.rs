@@ -1,7 +1,5 @@
 //! AppArmor, SELinux and seccomp: what of them this kernel has.
 
-use std::path::Path;
-
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
@@ -16,9 +14,6 @@ pub(super) fn check(subject: &Subject, findings: &mut Findings) {
         if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {
             apparmor(profile, findings);
         }
-        if let Some(label) = process.selinux_label().as_ref().filter(|label| !label.is_empty()) {
-            selinux(label, findings);
-        }
     }
     if let Some(section) = subject.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         filter(section, findings);
@@ -27,13 +22,8 @@ pub(super) fn check(subject: &Subject, findings: &mut Findings) {
 
 fn apparmor(profile: &str, findings: &mut Findings) {
     let pointer = "/process/apparmorProfile";
-    let on = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.trim() == "Y");
-    if !on || !Path::new("/proc/self/attr/apparmor/exec").exists() {
-        let error = Error::new(format!("AppArmor is off on this host, so the profile {profile:?} can't be had"));
-        return findings
-            .error(error.at(pointer).hint("take it out, or boot with apparmor=1 (/sys/kernel/security/lsm)"));
-    }
-    if profile == "unconfined" {
+    // That AppArmor is off is a finding of the rules.
+    if profile == "unconfined" || !crate::host::apparmor() {
         return;
     }
     match std::fs::read_to_string(PROFILES) {
@@ -48,17 +38,6 @@ fn apparmor(profile: &str, findings: &mut Findings) {
             findings.note(of_io(text, pointer, format!("open({PROFILES:?})"), &error));
         }
     }
-}
-
-fn selinux(label: &str, findings: &mut Findings) {
-    if Path::new("/sys/fs/selinux/enforce").exists() {
-        return;
-    }
-    findings.error(
-        Error::new(format!("SELinux is off on this host, so the label {label:?} can't be had"))
-            .at("/process/selinuxLabel")
-            .hint("take it out, or boot with selinux=1 (/sys/kernel/security/lsm)"),
-    );
 }
 
 /// seccomp(2): `SECCOMP_GET_ACTION_AVAIL`, and a load of no program, which tells an unknown flag from a bad address.

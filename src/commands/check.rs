@@ -29,9 +29,10 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<i32> {
     let report = check::check(args.bundle_option.as_ref().unwrap_or(&args.bundle), global.rootless());
-    match args.format {
-        Format::Text => super::log::print(&super::log::printable(&report.as_text()))?,
-        Format::Json => super::log::print(&format!("{}\n", serde_json::to_string_pretty(&report.as_json())?))?,
-    }
+    let text = match args.format {
+        Format::Text => super::log::printable(&report.as_text()),
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&report.as_json())?),
+    };
+    super::log::print(&text)?;
     Ok(i32::from(report.count(Severity::Error) > 0))
 }

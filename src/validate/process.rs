@@ -110,13 +110,14 @@ pub(super) fn labels(found: &mut Found, process: &Process, context: &Context) ->
     }
     if context.no_apparmor && given(process.apparmor_profile()) {
         found.note(Err(bad("/apparmorProfile", "apparmor: config provided but apparmor not supported")
-            .hint("the kernel has AppArmor not enabled (/sys/module/apparmor/parameters/enabled)")))?;
+            .hint("take it out, or boot with apparmor=1 (/sys/kernel/security/lsm)")))?;
     }
     Ok(())
 }
 
 pub(super) fn no_selinux(place: &str) -> Error {
     bad(place, "selinux label is specified in config, but selinux is disabled or not supported")
+        .hint("take it out, or boot with selinux=1 (/sys/kernel/security/lsm)")
 }
 
 /// `sched_setattr(2)`: which policy takes which of the other values.
