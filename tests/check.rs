@@ -195,6 +195,13 @@ fn what_planning_refuses_or_warns_of() {
         ("/mounts/-", json!({"destination": "/x"}), "error", "/mounts/7", "neither a type nor the option bind"),
         (
             "/mounts/-",
+            json!({"destination": "x", "type": "tmpfs", "source": "tmpfs"}),
+            "warning",
+            "/mounts/7/destination",
+            "not absolute",
+        ),
+        (
+            "/mounts/-",
             json!({"destination": "/dev", "options": ["remount", "size=1m"]}),
             "warning",
             "/mounts/7",

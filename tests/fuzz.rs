@@ -175,7 +175,11 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
     };
     let options = Options { id: "fuzz".into(), ..Options::default() };
     let made = Bundle::parse("/bundle".into(), bytes).and_then(|bundle| {
-        validate::validate(&bundle.spec, &validate::Context { rootless, ..validate::Context::default() })?;
+        let context = validate::Context { rootless, ..Default::default() };
+        let all = validate::findings(&bundle.spec, &context);
+        let first = validate::validate(&bundle.spec, &context);
+        assert_eq!(all.is_empty(), first.is_ok(), "one of them finds what the other does not");
+        first?;
         plan::create(&bundle.spec, &bundle.dir, &facts, &options)
     });
     match made {

@@ -30,6 +30,10 @@ pub(super) fn plan(
             error.at(format!("{from}{below}"))
         })?;
         let target = path_cstring(entry.destination(), &format!("{from}/destination"))?;
+        if !entry.destination().is_absolute() {
+            // config.md, Mounts: for old tools alone it may be relative, and is below / then.
+            warnings.push(format!("{from}/destination: it is not absolute, and taken as below /"));
+        }
         if options.remount {
             if !options.data.is_empty() || !options.flags.is_empty() {
                 warnings
