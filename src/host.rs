@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use oci_spec::runtime::Process;
@@ -59,9 +59,10 @@ pub fn selinux() -> bool {
             .is_ok_and(|label| label.trim_end_matches('\0') != "kernel")
 }
 
-/// AppArmor is enabled, by what its module says.
+/// AppArmor is enabled, by what its module says, and has its own file for the label of an execve (Linux 5.8).
 pub fn apparmor() -> bool {
     std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+        && Path::new("/proc/self/attr/apparmor/exec").exists()
 }
 
 /// The initial user namespace has a fixed inode number (`PROC_USER_INIT_INO`, since 3.8).

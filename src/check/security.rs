@@ -1,4 +1,4 @@
-//! AppArmor, SELinux and seccomp: what of them this kernel has.
+//! AppArmor and seccomp: what of them this kernel has.
 
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
@@ -10,10 +10,9 @@ use crate::{seccomp, sys};
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 
 pub(super) fn check(subject: &Subject, findings: &mut Findings) {
-    if let Some(process) = subject.spec.process() {
-        if let Some(profile) = process.apparmor_profile().as_ref().filter(|profile| !profile.is_empty()) {
-            apparmor(profile, findings);
-        }
+    let profile = subject.spec.process().as_ref().and_then(|process| process.apparmor_profile().as_ref());
+    if let Some(profile) = profile.filter(|profile| !profile.is_empty()) {
+        apparmor(profile, findings);
     }
     if let Some(section) = subject.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
         filter(section, findings);
