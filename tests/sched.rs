@@ -98,27 +98,26 @@ fn flags_of_the_scheduler_reach_the_kernel_by_both_of_their_names() {
 /// What the kernel is asked, since not every kernel has all of them: it says so, and then there is no container.
 #[test]
 fn each_flag_of_the_scheduler_is_asked_of_the_kernel() {
-    for (name, policy, seen) in [
-        ("SCHED_FLAG_RESET_ON_FORK", "SCHED_OTHER", "SCHED_FLAG_RESET_ON_FORK"),
-        ("SCHED_FLAG_RECLAIM", "SCHED_DEADLINE", "SCHED_FLAG_RECLAIM"),
-        ("SCHED_FLAG_DL_OVERRUN", "SCHED_DEADLINE", "SCHED_FLAG_DL_OVERRUN"),
-        ("SCHED_FLAG_KEEP_POLICY", "SCHED_OTHER", "SCHED_FLAG_KEEP_POLICY"),
-        ("SCHED_FLAG_KEEP_PARAMS", "SCHED_OTHER", "SCHED_FLAG_KEEP_PARAMS"),
-        ("SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_OTHER", "SCHED_FLAG_UTIL_CLAMP_MIN"),
-        ("SCHED_FLAG_UTIL_CLAMP_MAX", "SCHED_OTHER", "SCHED_FLAG_UTIL_CLAMP_MAX"),
+    let times = json!({"policy": "SCHED_DEADLINE", "runtime": 100_000, "deadline": 9_000_000, "period": 9_000_000});
+    for (name, mut scheduler) in [
+        ("SCHED_FLAG_RESET_ON_FORK", json!({"policy": "SCHED_OTHER"})),
+        ("SCHED_FLAG_RECLAIM", times.clone()),
+        ("SCHED_FLAG_DL_OVERRUN", times),
+        ("SCHED_FLAG_KEEP_POLICY", json!({"policy": "SCHED_OTHER"})),
+        ("SCHED_FLAG_KEEP_PARAMS", json!({"policy": "SCHED_OTHER"})),
+        ("SCHED_FLAG_UTIL_CLAMP_MIN", json!({"policy": "SCHED_OTHER"})),
+        ("SCHED_FLAG_UTIL_CLAMP_MAX", json!({"policy": "SCHED_OTHER"})),
     ] {
-        let times = json!({"runtime": 100_000, "deadline": 9_000_000, "period": 9_000_000});
-        let mut scheduler = if policy == "SCHED_DEADLINE" { times } else { json!({}) };
-        (scheduler["policy"], scheduler["flags"]) = (json!(policy), json!([name]));
-        let bundle = with("/process/scheduler", scheduler);
+        scheduler["flags"] = json!([name]);
+        let bundle = with("/process/scheduler", scheduler).args(&["true"]);
         let log = bundle.dir.join("trace");
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", "trace=sched_setattr", "-o"]).arg(&log).arg(common::ORLOP).arg("--root");
-        command.arg(&bundle.store).args(["create", "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
+        command.arg(&bundle.store).args(["run", "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
         command.stdin(std::process::Stdio::null());
         outcome(command);
         let trace = fs::read_to_string(log).expect("a trace");
-        assert!(trace.contains(&format!("sched_policy={policy}")) && trace.contains(seen), "{name}: {trace}");
+        assert!(trace.contains(&format!("sched_flags={name}")), "{name}: {trace}");
     }
 }
 
