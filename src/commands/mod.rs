@@ -31,6 +31,7 @@ A bundle is a directory with a config.json and a root file system. `orlop spec` 
 
 /// Options that every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Log each operation of the container's plan, too
     #[arg(long, global = true)]
