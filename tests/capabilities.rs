@@ -123,14 +123,7 @@ fn a_capability_decides_what_root_may_do() {
 fn in_a_user_namespace_they_are_the_namespaces() {
     let names = json!(["CAP_CHOWN", "CAP_KILL"]);
     let bundle = sleeper(0, json!({ "bounding": names, "permitted": names, "effective": names }));
-    let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs("/")).status();
-    assert!(owned.expect("chown").success());
-    let bundle = bundle.edit(|config| {
-        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-        config["linux"]["uidMappings"] = map.clone();
-        config["linux"]["gidMappings"] = map;
-    });
+    let bundle = bundle.with_user();
     bundle.up();
     assert_eq!(sets(bundle.pid()), [CHOWN | KILL, CHOWN | KILL, CHOWN | KILL, 0, 0]);
 }

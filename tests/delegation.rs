@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -12,13 +11,7 @@ use common::Bundle;
 
 /// The bundle with a user namespace, root of which is 100000 outside, and a cgroup2 that can be written to.
 fn delegating(bundle: Bundle) -> Bundle {
-    let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs("/")).status();
-    assert!(owned.expect("chown").success());
-    bundle.edit(|config| {
-        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-        config["linux"]["uidMappings"] = map.clone();
-        config["linux"]["gidMappings"] = map;
+    bundle.with_user().edit(|config| {
         cgroup_options(config, json!(["nosuid", "noexec", "nodev"]));
     })
 }

@@ -1,7 +1,6 @@
 //! `/dev`: the default nodes and links, the ones that are asked for, and where none are made.
 
 use std::fs;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -87,14 +86,7 @@ fn a_device_behind_a_link_stays_inside() {
 #[test]
 fn in_a_user_namespace_the_hosts_nodes_are_bound() {
     let bundle = Bundle::script(&format!("{STAT}; echo gone > null && echo works; cat /proc/self/mountinfo"));
-    let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs("/")).status();
-    assert!(owned.expect("chown").success());
-    let bundle = bundle.edit(|config| {
-        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-        config["linux"]["uidMappings"] = map.clone();
-        config["linux"]["gidMappings"] = map;
-    });
+    let bundle = bundle.with_user();
     let shown = bundle.run().well();
     for ((name, number), line) in NODES.iter().zip(shown.lines()) {
         assert!(line.starts_with(&format!("{name} {number} 666 ")), "{line}");

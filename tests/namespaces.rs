@@ -32,25 +32,13 @@ fn of(shown: &str, file: &str) -> String {
     line.unwrap_or_else(|| panic!("no {file}: {shown}")).to_owned()
 }
 
-/// The bundle with a user namespace in which 0 to 65535 stand for 100000 and above, and a root file system of theirs.
-fn with_user(bundle: Bundle) -> Bundle {
-    let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs("/")).status();
-    assert!(owned.expect("chown").success());
-    bundle.edit(|config| {
-        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-        config["linux"]["uidMappings"] = map.clone();
-        config["linux"]["gidMappings"] = map;
-    })
-}
-
 fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
 
 #[test]
 fn all_eight_are_new() {
-    let bundle = with_user(Bundle::script(SHOW)).edit(|config| {
+    let bundle = Bundle::script(SHOW).with_user().edit(|config| {
         config["linux"]["namespaces"] = ALL.iter().map(|(kind, _)| json!({ "type": kind })).collect();
     });
     let shown = bundle.run().well();
@@ -137,10 +125,10 @@ fn pid_and_time_are_joined_through_a_stage() {
 
 #[test]
 fn a_user_namespace_is_joined() {
-    let first = with_user(Bundle::sleeper());
+    let first = Bundle::sleeper().with_user();
     first.up();
     let pid = first.pid();
-    let second = with_user(Bundle::script(&format!("{SHOW}; id -u; cat /proc/self/uid_map"))).edit(|config| {
+    let second = Bundle::script(&format!("{SHOW}; id -u; cat /proc/self/uid_map")).with_user().edit(|config| {
         let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
         namespaces.retain(|namespace| namespace["type"] != "user" && namespace["type"] != "network");
         for (kind, file) in [("user", "user"), ("network", "net")] {
@@ -172,7 +160,7 @@ fn a_path_of_another_type_is_refused() {
 
 #[test]
 fn id_maps_are_as_written() {
-    let bundle = with_user(Bundle::sleeper()).edit(|config| {
+    let bundle = Bundle::sleeper().with_user().edit(|config| {
         config["linux"]["uidMappings"] = json!([
             { "containerID": 0, "hostID": 100_000, "size": 1000 },
             { "containerID": 5000, "hostID": 300_000, "size": 7 },

@@ -148,13 +148,7 @@ fn a_container_with_a_user_namespace_gets_it_as_well() {
     ip("addr add 10.9.0.2/24 dev in0");
     let bundle =
         devices(Bundle::script("ip addr show net1; ping -c 1 -W 5 10.9.0.1"), json!({"in0": {"name": "net1"}}));
-    let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(bundle.rootfs("/")).status();
-    assert!(owned.expect("chown").success());
-    let bundle = bundle.edit(|config| {
-        config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
-        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-        config["linux"]["uidMappings"] = map.clone();
-        config["linux"]["gidMappings"] = map;
+    let bundle = bundle.with_user().edit(|config| {
         config["mounts"].as_array_mut().expect("mounts").retain(|mount| mount["destination"] != "/sys/fs/cgroup");
     });
     let said = bundle.run().well();

@@ -89,6 +89,18 @@ impl Bundle {
         self.edit(|config| config["process"]["args"] = json!(args))
     }
 
+    /// The same bundle with a user namespace in which 0 to 65535 stand for 100000 and above, and a root file system of theirs.
+    pub fn with_user(self) -> Self {
+        let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(self.rootfs("/")).status();
+        assert!(owned.expect("chown").success());
+        self.edit(|config| {
+            config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
+            for ids in ["uidMappings", "gidMappings"] {
+                config["linux"][ids] = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+            }
+        })
+    }
+
     /// The same bundle with a changed config.json.
     pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.config);
