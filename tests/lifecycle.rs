@@ -488,6 +488,19 @@ fn lives_at_once_leave_nothing_behind() {
     assert_eq!(value("/proc/self/mountinfo").expect("mountinfo"), mounts);
 }
 
+/// Paths of the host on the command line, and what the caller's environment holds, are nothing for the container.
+#[test]
+fn a_process_that_waits_for_start_tells_nothing_of_its_caller() {
+    let bundle = Bundle::sleeper();
+    let mut command = bundle.making("create", &[]);
+    command.env("ORLOP_TEST_SECRET", "of the caller");
+    outcome(command).well();
+    let seen = bundle.inside("tr '\\0' ' ' </proc/1/cmdline");
+    assert_eq!(seen.trim(), "orlop init");
+    let environ = std::fs::read(format!("/proc/{}/environ", bundle.pid())).expect("as root of the host");
+    assert!(environ.iter().all(|byte| *byte == 0), "{}", String::from_utf8_lossy(&environ));
+}
+
 #[test]
 fn a_process_that_waits_for_start_holds_nothing_of_the_hosts_open() {
     let bundle = Bundle::sleeper();

@@ -166,6 +166,10 @@ pub fn clone_failed(inherited: &Inherited<'_>, steps: usize, errno: Errno) -> ! 
 fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
     match op {
         Op::ResetSignals => reset_signals(),
+        Op::ForgetCaller => {
+            crate::sys::start::forget_caller();
+            Ok(())
+        }
         Op::DieWithParent => die_with_parent(state),
         Op::OutliveParent => creds::prctl(libc::PR_SET_PDEATHSIG, 0, 0).map(drop).named("prctl(PR_SET_PDEATHSIG)"),
         Op::JoinNamespace { slot, flag, .. } => {

@@ -296,6 +296,7 @@ fn hand_over(
 
 fn begin(steps: &mut Steps) {
     steps.push(Op::ResetSignals, "");
+    steps.push(Op::ForgetCaller, "");
     steps.push(Op::DieWithParent, "");
 }
 

@@ -157,6 +157,8 @@ pub enum SeccompWhen {
 pub enum Op {
     /// Signal dispositions and mask as execve(2) of a fresh program wants them.
     ResetSignals,
+    /// What the caller's command line and environment said, wiped out of this process: those of the container may read it.
+    ForgetCaller,
     /// `PR_SET_PDEATHSIG` SIGKILL: an unfinished container does not outlive its runtime.
     DieWithParent,
     /// The end of [`Op::DieWithParent`]: from here on the container stands alone.

@@ -103,6 +103,7 @@ impl Display for Op {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Op::ResetSignals => f.write_str("reset signal dispositions and mask"),
+            Op::ForgetCaller => f.write_str("wipe the caller's command line and environment"),
             Op::DieWithParent => f.write_str("die with the runtime until ready"),
             Op::OutliveParent => f.write_str("outlive the runtime"),
             Op::JoinNamespace { flag, path, .. } => {
