@@ -164,8 +164,8 @@ unsafe fn close(fd: usize) {
     unsafe { syscall(libc::SYS_close, fd, 0, 0, 0, 0) };
 }
 
-/// Executes the binary in an overlay of its directory over an empty one, which costs no copy. Without an upper layer there
-/// is nothing in it that could be made writable (overlayfs.rst); it is mounted nowhere, and goes with the last process.
+/// Executes the binary in an overlay of its directory over `/dev`, which costs no copy. Without an upper layer there is nothing
+/// in it that could be made writable (overlayfs.rst); it is mounted nowhere, and goes with the last process.
 ///
 /// What it leaves open is close-on-exec; when it comes back the second try copies the binary, and executes that.
 #[inline(always)]
@@ -190,16 +190,13 @@ unsafe fn execute_sealed(exe: usize, argv: usize, envp: usize) {
         if directory < 0 || !same_file(exe, directory as usize, name) {
             return;
         }
-        let empty = mount(text!("tmpfs"), 0);
-        if empty < 0 {
-            return;
-        }
+        // An overlay wants two layers, both of them in this mount namespace (before Linux 6.15), and neither below the other.
         let layers = &raw mut SCRATCH as usize + TEXT;
-        let end = put_descriptor(layers, directory as usize);
-        put(end, b':' as usize);
-        let end = put_descriptor(end + 1, empty as usize);
+        let end = put_text(layers, text!("/proc/self/fd/"));
+        let end = put_number(end, directory as usize);
+        let end = put_text(end, text!(":/dev"));
         put(end, 0);
-        let overlay = mount(text!("overlay"), layers);
+        let overlay = overlay(layers);
         if overlay < 0 {
             return;
         }
@@ -226,22 +223,19 @@ unsafe fn same_file(exe: usize, directory: usize, name: usize) -> bool {
     }
 }
 
-/// fsopen(2) to fsmount(2): a new file system of `kind`, detached; an overlay with these lower layers when there are any.
+/// fsopen(2) to fsmount(2): an overlay of these lower layers, read-only, mounted nowhere.
 #[inline(always)]
-unsafe fn mount(kind: usize, layers: usize) -> isize {
+unsafe fn overlay(layers: usize) -> isize {
     const FSCONFIG_SET_STRING: usize = 1;
     const FSCONFIG_CMD_CREATE: usize = 6;
     const ATTR: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     // SAFETY: every string ends in a NUL byte and lives through its call.
     unsafe {
-        let fs = syscall(libc::SYS_fsopen, kind, 1, 0, 0, 0);
+        let fs = syscall(libc::SYS_fsopen, text!("overlay"), 1, 0, 0, 0);
         if fs < 0 {
             return fs;
         }
-        let mut answer = 0;
-        if layers != 0 {
-            answer = syscall(libc::SYS_fsconfig, fs as usize, FSCONFIG_SET_STRING, text!("lowerdir"), layers, 0);
-        }
+        let mut answer = syscall(libc::SYS_fsconfig, fs as usize, FSCONFIG_SET_STRING, text!("lowerdir"), layers, 0);
         if answer == 0 {
             answer = syscall(libc::SYS_fsconfig, fs as usize, FSCONFIG_CMD_CREATE, 0, 0, 0);
         }
@@ -253,26 +247,33 @@ unsafe fn mount(kind: usize, layers: usize) -> isize {
     }
 }
 
-/// Writes `/proc/self/fd/N`, at most 34 bytes, and returns where it ends.
+/// Writes a text without its NUL byte, and returns where it ends.
 #[inline(always)]
-unsafe fn put_descriptor(to: usize, fd: usize) -> usize {
-    let prefix = text!("/proc/self/fd/");
-    let mut at = to;
-    // SAFETY: the caller has the room; the prefix ends in a NUL byte.
+unsafe fn put_text(to: usize, text: usize) -> usize {
+    let mut length = 0;
+    // SAFETY: the caller has the room; the text ends in a NUL byte.
     unsafe {
-        while byte(prefix + (at - to)) != 0 {
-            put(at, byte(prefix + (at - to)) as usize);
-            at += 1;
+        while byte(text + length) != 0 {
+            put(to + length, byte(text + length) as usize);
+            length += 1;
         }
-        let mut unit = 1;
-        while fd / unit >= 10 {
-            unit *= 10;
-        }
-        while unit > 0 {
-            put(at, b'0' as usize + fd / unit % 10);
-            unit /= 10;
-            at += 1;
-        }
+    }
+    to + length
+}
+
+/// Writes a number in decimal, at most 20 bytes, and returns where it ends.
+#[inline(always)]
+unsafe fn put_number(to: usize, number: usize) -> usize {
+    let mut unit = 1;
+    while number / unit >= 10 {
+        unit *= 10;
+    }
+    let mut at = to;
+    while unit > 0 {
+        // SAFETY: the caller has the room.
+        unsafe { put(at, b'0' as usize + number / unit % 10) };
+        unit /= 10;
+        at += 1;
     }
     at
 }
