@@ -25,6 +25,7 @@ const NATIVE_ONLY: &[&str] = &[
     "conformance",
     "faults",
     "foreground",
+    "fuzz",
     "plan",
     "seccomp::errors",
     "seccomp::interpreter",
@@ -32,6 +33,7 @@ const NATIVE_ONLY: &[&str] = &[
     "seccomp::meaning",
     "seccomp::profiles",
     "seccomp::section",
+    "spec",
 ];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
