@@ -397,7 +397,8 @@ impl State {
         }
         let pidfd = match crate::sys::process::pidfd_open(self.pid) {
             Ok(pidfd) => pidfd,
-            Err(Errno::ESRCH) => return Ok(None),
+            // EINVAL: older kernels say so when the number is still that of a group or session, and no longer a process's.
+            Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(errno) => {
                 return Err(Error::new("look for the container's first process").call("pidfd_open", errno));
             }
