@@ -11,6 +11,7 @@ mod arguments;
 mod check;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod kill;
 mod list;
@@ -125,6 +126,7 @@ const VERBS: &[Verb] = verbs! {
     "pause", "Stop all processes of a container where they are", pause::PauseArgs, pause::pause;
     "resume", "Let a paused container go on", pause::PauseArgs, pause::resume;
     "update", "Change the limits of a container", update::UpdateArgs, update::run;
+    "events", "Print what a container uses, and when it lacks memory, as JSON", events::EventsArgs, events::run;
     "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
     "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
     "check", "Say all that is wrong with a bundle, here and in itself, without doing anything and without root", check::CheckArgs, check::run;
