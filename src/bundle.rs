@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use oci_spec::runtime::{Capability, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, error::Category};
 use serde_path_to_error::Segment;
@@ -77,6 +77,43 @@ pub fn load_process(path: &Path) -> Result<Process> {
     Ok(process)
 }
 
+/// Reads `json` as `linux.resources` with what is to change: the rest, and what stands for "not set", is left out. 0 does so
+/// in `memory`, `cpu` and `blockIO`, but for `cpu.idle` and `cpu.burst`, and a text without characters.
+///
+/// # Errors
+/// As [`Bundle::parse`]; the pointers are relative to `json`.
+pub fn resources(name: &str, json: &[u8]) -> Result<Value> {
+    let text = std::str::from_utf8(json).map_err(|error| not_utf8(name, json, error.valid_up_to()))?;
+    let mut value: Value = serde_json::from_str(text).map_err(|error| not_json(name, &error))?;
+    if !value.is_object() {
+        return Err(Error::new(format!("{name} is not a JSON object")));
+    }
+    drop_nulls(&mut value);
+    each(&mut value, "/hugepageLimits").for_each(clamp_limit);
+    serde_path_to_error::deserialize::<_, LinuxResources>(&value)
+        .map_err(|error| wrong(name, pointer(error.path()), error.inner()))?;
+    for group in ["memory", "cpu", "blockIO"] {
+        if let Some(members) = value.get_mut(group).and_then(Value::as_object_mut) {
+            let not_set = |value: &Value| *value == 0 || *value == "";
+            members.retain(|key, value| matches!(key.as_str(), "idle" | "burst") || !not_set(value));
+        }
+    }
+    if value.pointer("/pids").is_some_and(|pids| pids.get("limit").is_none()) {
+        value["pids"] = Value::Null;
+        drop_nulls(&mut value);
+    }
+    Ok(value)
+}
+
+/// The same as the types that limits are made from.
+///
+/// # Errors
+/// A value that they do not have a place for.
+pub fn typed_resources(resources: &Value) -> Result<LinuxResources> {
+    serde_path_to_error::deserialize(resources)
+        .map_err(|error| wrong("resources", pointer(error.path()), error.inner()))
+}
+
 /// The content of the regular file at `path`. `O_NONBLOCK` keeps the open of a FIFO or a device from waiting.
 fn read(path: &Path, name: &str) -> Result<Vec<u8>> {
     let file = open(path, name, libc::O_NONBLOCK)?;
@@ -84,7 +121,7 @@ fn read(path: &Path, name: &str) -> Result<Vec<u8>> {
     content(file, name)
 }
 
-fn open(path: &Path, name: &str, flags: i32) -> Result<File> {
+pub(crate) fn open(path: &Path, name: &str, flags: i32) -> Result<File> {
     let flags = flags | libc::O_NOCTTY | libc::O_CLOEXEC;
     OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| match errno(&error) {
         Errno::ENOENT if name == CONFIG => Error::new("JSON specification file config.json not found")
@@ -93,7 +130,7 @@ fn open(path: &Path, name: &str, flags: i32) -> Result<File> {
     })
 }
 
-fn content(file: File, name: &str) -> Result<Vec<u8>> {
+pub(crate) fn content(file: File, name: &str) -> Result<Vec<u8>> {
     let mut content = Vec::with_capacity(32 << 10);
     let failed = |error| Error::new(format!("read {name}")).call("read", errno(&error));
     file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(failed)?;
@@ -283,7 +320,7 @@ fn each<'a>(value: &'a mut Value, place: &str) -> impl Iterator<Item = &'a mut V
 }
 
 /// A member that is null is as good as absent (in Go's decoder, whose output configurations are).
-fn drop_nulls(value: &mut Value) {
+pub(crate) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.retain(|_, member| !member.is_null());

@@ -215,14 +215,14 @@ pub fn send_master(socket: BorrowedFd, master: BorrowedFd) -> nix::Result<()> {
     socket::sendmsg(socket, b"/dev/ptmx", master)
 }
 
-/// Connects to the AF_UNIX stream socket at `path`, of any length.
+/// Connects to the AF_UNIX stream socket at `path`, of any length; `what` it is for stands in errors.
 ///
 /// A path that `sockaddr_un` cannot hold goes through /proc/self/fd. Errors: `path` does not exist, is not a socket,
 /// or nobody listens.
-pub fn connect_console_socket(path: &Path) -> Result<OwnedFd> {
+pub fn connect(what: &str, path: &Path) -> Result<OwnedFd> {
     let failed = |call: &str, error: io::Error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL));
-        Error::new(format!("connect to console socket {}", path.display())).call(call, errno)
+        Error::new(format!("connect to {what} {}", path.display())).call(call, errno)
     };
     let (_held, short) = match shortened(path).map_err(|error| failed("open(O_PATH)", error))? {
         Some((held, short)) => (Some(held), short),
@@ -306,11 +306,11 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("mkdir");
         let held = File::open(&dir).expect("open");
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/s", held.as_raw_fd())).expect("bind");
-        connect_console_socket(&dir.join("s")).expect("connect");
+        connect("console socket", &dir.join("s")).expect("connect");
         listener.accept().expect("accept");
         drop(listener);
-        let dead = connect_console_socket(&dir.join("s")).expect_err("nobody listens");
-        let none = connect_console_socket(&dir.join("none")).expect_err("no socket");
+        let dead = connect("console socket", &dir.join("s")).expect_err("nobody listens");
+        let none = connect("console socket", &dir.join("none")).expect_err("no socket");
         std::fs::remove_dir_all(&top).expect("remove");
         assert_eq!(dead.errno, Some(Errno::ECONNREFUSED));
         assert!(none.to_string().ends_with("no such file or directory"), "{none}");

@@ -25,4 +25,5 @@ pub mod spec;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod update;
 pub mod validate;

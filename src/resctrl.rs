@@ -166,6 +166,20 @@ fn directory(path: &Path, from: &str, full: &str) -> Result<()> {
     })
 }
 
+/// Gives a group other schemata, and returns those it had.
+///
+/// # Errors
+/// The kernel refuses them.
+pub fn replace(group: &Group, text: &str) -> Result<String> {
+    let _lock = lock(&group.root)?;
+    let old = fs::read_to_string(group.class.join("schemata")).map_err(|error| {
+        let error = Error::new("the container's resctrl group is gone").call("open(schemata)", errno(&error));
+        error.at("/linux/intelRdt")
+    })?;
+    write_schemata(group, text)?;
+    Ok(old)
+}
+
 fn write_schemata(group: &Group, text: &str) -> Result<()> {
     fs::write(group.class.join("schemata"), text).map_err(|error| {
         let call = format!("write({:?})", text.trim_end());
@@ -344,6 +358,17 @@ mod tests {
         assert_eq!(error.pointer.as_deref(), Some("/linux/intelRdt/closID"));
         assert!(error.message.starts_with("clos dir not accessible"), "{error}");
         assert!(!tree.0.join("none").exists());
+    }
+
+    #[test]
+    fn schemata_are_replaced_and_the_old_ones_come_back() {
+        let tree = Tree::new();
+        let group = tree.make(&wanted("c1", false, &["L3:0=f\n"])).unwrap();
+        assert_eq!(replace(&group, "L3:0=3\n").unwrap(), "L3:0=f\n");
+        assert_eq!(tree.read("c1/schemata"), "L3:0=3\n");
+        fs::remove_dir_all(&group.class).unwrap();
+        let error = replace(&group, "L3:0=3\n").unwrap_err();
+        assert_eq!(error.errno, Some(Errno::ENOENT));
     }
 
     #[test]

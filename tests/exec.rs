@@ -250,6 +250,31 @@ fn it_goes_to_inits_cgroup_when_controllers_are_handed_out_inside() {
     assert!(!cgroup.exists());
 }
 
+#[test]
+fn the_cgroup_may_be_one_below_the_containers() {
+    let bundle = up();
+    let cgroup = bundle.cgroup();
+    fs::create_dir(cgroup.join("sub")).expect("a cgroup of the container's own");
+    let pid_file = bundle.dir.join("pid");
+    let options = ["-d", "--cgroup", "/a/../sub", "--pid-file", pid_file.to_str().unwrap(), "sleep", "1000"];
+    bundle.on("exec", &options).well();
+    let pid: u32 = value(pid_file).expect("the pid file").parse().expect("digits");
+    assert_eq!(common::cgroup_of(pid), cgroup.join("sub"));
+    bundle.on("exec", &["--cgroup", "..", "true"]).fails(".. is not a sub cgroup path");
+    bundle.on("exec", &["--cgroup", "cpu:sub", "true"]).fails("unknown controller cpu");
+    let said = bundle.on("exec", &["--cgroup", "none", "true"]).fails("adding pid of the process to cgroups");
+    assert!(said.contains("/none/cgroup.procs: no such file or directory"), "{said}");
+}
+
+#[test]
+fn a_cgroup_that_is_named_is_not_replaced_by_inits() {
+    let bundle = with_cgroups_of_its_own();
+    bundle.on("exec", &["true"]).well();
+    let said = bundle.on("exec", &["--cgroup", "/", "true"]).fails("adding pid of the process to cgroups");
+    assert!(said.contains("/cgroup.procs: device or resource busy"), "{said}");
+    bundle.on("exec", &["--cgroup", "init/scope", "true"]).well();
+}
+
 /// As systemd and Docker do inside: init makes a cgroup below its own, goes there, and hands all controllers out.
 fn with_cgroups_of_its_own() -> Bundle {
     let bundle = Bundle::script(

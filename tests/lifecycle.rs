@@ -5,15 +5,15 @@ mod common;
 mod rounds;
 
 use std::fs;
-use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use common::{Bundle, Outcome, alive, begin, cgroup_of, outcome, proc_status, value, wait};
+use common::{Bundle, Outcome, alive, begin, cgroup_of, outcome, proc_status, received, value, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rounds::rounds;
@@ -328,30 +328,6 @@ fn created_containers_hold_no_descriptor_of_the_host_after_start() {
     assert_eq!(fds, ["0", "1", "2"]);
 }
 
-/// Receives one descriptor from the first connection to a console socket.
-fn master(listener: &UnixListener) -> fs::File {
-    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-    let (stream, _) = listener.accept().expect("accept");
-    let mut name = [0u8; 256];
-    let mut iov = [IoSliceMut::new(&mut name)];
-    let mut space = nix::cmsg_space!([i32; 2]);
-    let message =
-        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).expect("recvmsg");
-    let fds = message.cmsgs().expect("control").find_map(|control| match control {
-        ControlMessageOwned::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    let fds = fds.expect("a descriptor");
-    assert_eq!(fds.len(), 1);
-    owned(fds[0]).into()
-}
-
-/// A descriptor that recvmsg has just made.
-fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: nobody else has its number.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
 fn read_until(file: &mut fs::File, end: &str) -> String {
     let mut text = String::new();
     let mut byte = [0u8; 64];
@@ -376,12 +352,41 @@ fn the_console_socket_gets_a_working_master() {
     let socket = bundle.dir.join("console.sock");
     let listener = UnixListener::bind(&socket).expect("bind");
     outcome(bundle.making("run", &["-d", "--console-socket", socket.to_str().unwrap()])).well();
-    let mut master = master(&listener);
+    let mut master = fs::File::from(received(&listener).1);
     let said = read_until(&mut master, "c\r\n");
     assert!(said.starts_with("/dev/pts/0\r\n33 101\r\n"), "{said:?}");
     master.write_all(b"hello\n").expect("write");
     let said = read_until(&mut master, "got hello");
     assert!(said.contains("hello\r\n"), "echoed by the line discipline: {said:?}");
+}
+
+/// The process that a pidfd stands for.
+fn process_of(pidfd: &OwnedFd) -> u32 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).expect("fdinfo");
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).expect("a pidfd");
+    pid.trim().parse().expect("a number")
+}
+
+#[test]
+fn the_pidfd_socket_gets_the_process() {
+    let bundle = Bundle::sleeper();
+    let socket = bundle.dir.join("pidfd.sock");
+    let listener = UnixListener::bind(&socket).expect("bind");
+    let option = ["--pidfd-socket", socket.to_str().expect("UTF-8")];
+    outcome(bundle.making("create", &option)).well();
+    let (word, pidfd) = received(&listener);
+    assert_eq!((word.as_str(), process_of(&pidfd)), ("standard", bundle.pid()));
+    bundle.start();
+    let pid_file = bundle.dir.join("pid");
+    let options = ["-d", option[0], option[1], "--pid-file", pid_file.to_str().expect("UTF-8"), "sleep", "1000"];
+    bundle.on("exec", &options).well();
+    let (word, pidfd) = received(&listener);
+    assert_eq!((word.as_str(), process_of(&pidfd).to_string()), ("setns", value(pid_file).expect("the pid file")));
+    drop(listener);
+    let other = Bundle::sleeper();
+    outcome(other.making("create", &option)).fails("connect to pidfd socket");
+    outcome(other.making("run", &option)).fails("connection refused");
+    assert!(!other.state_dir().exists());
 }
 
 #[test]

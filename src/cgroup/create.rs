@@ -136,6 +136,14 @@ impl Cgroup {
         self.dir.as_fd()
     }
 
+    /// Opens a cgroup below it, as [`fd`](Self::fd) gives it; the empty path is itself. Nothing leads out of it.
+    ///
+    /// # Errors
+    /// ENOENT: there is none.
+    pub fn below(&self, path: &str) -> nix::Result<OwnedFd> {
+        file::open_dir(self.fd(), if path.is_empty() { "." } else { path })
+    }
+
     /// The absolute path of the directory.
     pub fn path(&self) -> &Path {
         &self.path

@@ -61,12 +61,21 @@ pub fn write(dir: BorrowedFd, name: &str, value: &str) -> nix::Result<()> {
 
 /// The cgroups directly below `dir`.
 pub fn children(dir: BorrowedFd) -> nix::Result<Vec<String>> {
+    entries(dir, Type::Directory)
+}
+
+/// The files of `dir`.
+pub fn files(dir: BorrowedFd) -> nix::Result<Vec<String>> {
+    entries(dir, Type::File)
+}
+
+fn entries(dir: BorrowedFd, kind: Type) -> nix::Result<Vec<String>> {
     let mut listing = Dir::from_fd(open(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?;
     let mut names = Vec::new();
     for entry in listing.iter() {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy();
-        if entry.file_type() == Some(Type::Directory) && name != "." && name != ".." {
+        if entry.file_type() == Some(kind) && name != "." && name != ".." {
             names.push(name.into_owned());
         }
     }

@@ -14,6 +14,8 @@ mod foresee;
 mod hierarchy;
 mod path;
 mod resources;
+mod stats;
+mod update;
 
 pub use control::{Events, load_devices};
 pub use create::{Cgroup, cannot_be_made};
@@ -21,3 +23,5 @@ pub use foresee::{Foreseen, foresee};
 pub use hierarchy::Hierarchy;
 pub use path::path;
 pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes, writes_and_errors};
+pub use stats::Stats;
+pub use update::Before;

@@ -1,6 +1,6 @@
 //! `create` and `run`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::exec::create::{Container, create as make};
 use crate::foreground::{self, Signals};
 use crate::host::{self, errno};
 use crate::plan::{self, HostFacts, Options, Plan};
+use crate::sys::socket;
 use crate::validate;
 
 /// How long a console socket's peer may take.
@@ -33,6 +34,9 @@ struct Common {
     /// Unix socket that gets the master of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
+    /// Unix socket that gets a pidfd of the container's first process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
     /// File that gets the pid of the container's first process
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
@@ -122,7 +126,9 @@ pub(super) struct Console {
 impl Console {
     pub(super) fn new(terminal: bool, detach: bool, socket: Option<&Path>) -> Result<Self> {
         match (terminal, detach, socket) {
-            (true, true, Some(path)) => Ok(Self { child: Some(foreground::connect_console_socket(path)?), ours: None }),
+            (true, true, Some(path)) => {
+                Ok(Self { child: Some(foreground::connect("console socket", path)?), ours: None })
+            }
             (true, true, None) => {
                 Err(Error::new("cannot allocate tty if runc will detach without setting console socket")
                     .at("/process/terminal")
@@ -152,20 +158,43 @@ impl Console {
     }
 }
 
+/// The socket of `--pidfd-socket`, connected before anything is made; without the option nothing is sent.
+pub(super) struct PidfdSocket(Option<OwnedFd>);
+
+impl PidfdSocket {
+    pub(super) fn new(path: Option<&Path>) -> Result<Self> {
+        path.map(|path| foreground::connect("pidfd socket", path)).transpose().map(Self)
+    }
+
+    /// Sends the process in one message with runc's word for how it was made: `standard`, or `setns` for exec.
+    pub(super) fn send(self, process: BorrowedFd<'_>, how: &[u8]) -> Result<()> {
+        let Some(socket) = self.0 else { return Ok(()) };
+        socket::sendmsg(socket.as_fd(), how, process)
+            .map_err(|errno| Error::new("send the process to the pidfd socket").call("sendmsg(SCM_RIGHTS)", errno))
+    }
+}
+
 /// `create`.
 pub(super) fn create(args: &CreateArgs, global: &Global) -> anyhow::Result<i32> {
     let common = &args.common;
     let prepared = prepare(common, false, global)?;
     let console = Console::new(prepared.plan.terminal, true, common.console_socket.as_deref())?;
+    let pidfd_socket = PidfdSocket::new(common.pidfd_socket.as_deref())?;
     let container = launch(&prepared, global, &console)?;
-    let written = write_pid_file(common.pid_file.as_deref(), container.process.pid);
-    finish_or_undo(container, written)?;
+    let told = tell(common, &container, pidfd_socket);
+    finish_or_undo(container, told)?;
     Ok(0)
 }
 
 fn launch(prepared: &Prepared, global: &Global, console: &Console) -> Result<Container> {
     let Prepared { bundle, facts, options, plan } = prepared;
     make(bundle, plan, facts, options, &global.store(), console.child())
+}
+
+/// The caller learns which process it is.
+fn tell(common: &Common, container: &Container, pidfd_socket: PidfdSocket) -> Result<()> {
+    write_pid_file(common.pid_file.as_deref(), container.process.pid)?;
+    pidfd_socket.send(container.process.pidfd.as_fd(), b"standard")
 }
 
 /// Takes a container away again when what follows its making fails.
@@ -181,6 +210,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let common = &args.common;
     let prepared = prepare(common, true, global)?;
     let console = Console::new(prepared.plan.terminal, args.detach, common.console_socket.as_deref())?;
+    let pidfd_socket = PidfdSocket::new(common.pidfd_socket.as_deref())?;
     let foreground = !args.detach;
     if foreground && !args.no_subreaper {
         foreground::become_subreaper()?;
@@ -190,7 +220,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     for warning in container.warnings.iter().filter(|_| foreground) {
         super::log::warn(warning);
     }
-    let started = write_pid_file(common.pid_file.as_deref(), container.process.pid)
+    let started = tell(common, &container, pidfd_socket)
         .and_then(|()| super::start::poststart(&prepared.bundle.spec, &container.state));
     let (process, state, dir) = finish_or_undo(container, started)?.into_parts();
     let Some(signals) = signals else { return Ok(0) };

@@ -7,7 +7,7 @@ use clap::Args;
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 
 use super::Global;
-use super::create::{Console, preserved, write_pid_file};
+use super::create::{Console, PidfdSocket, preserved, write_pid_file};
 use crate::bundle;
 use crate::error::{Error, Result};
 use crate::exec::enter;
@@ -67,6 +67,12 @@ pub(super) struct ExecArgs {
     /// Pass this many descriptors from 3 on to the process
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
+    /// Unix socket that gets a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
+    pidfd_socket: Option<PathBuf>,
+    /// Cgroup of the process, below the container's own
+    #[arg(long, value_name = "PATH")]
+    cgroup: Vec<String>,
     /// Enter a paused container: the process waits until it is resumed
     #[arg(long)]
     ignore_paused: bool,
@@ -80,6 +86,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     enterable(args, &state, state.status(&dir)?)?;
     let spec = dir.config(&state.bundle)?.spec;
     let process = process(args, &spec)?;
+    let cgroup = sub_cgroup(&args.cgroup)?;
     let facts = HostFacts::find(global.rootless(), false)?;
     validate::validate_process(&process, &spec, &crate::host::label_context(Some(&process), None, &facts)).map_err(
         |error| {
@@ -91,9 +98,12 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let plan = plan::exec(&spec, &state.bundle, &process, &facts, &options)?;
     super::log::debug(global, || plan::show::as_text(&plan));
     let console = Console::new(plan.terminal, args.detach, args.console_socket.as_deref())?;
+    let pidfd_socket = PidfdSocket::new(args.pidfd_socket.as_deref())?;
     let signals = if args.detach { None } else { Some(Signals::block()?) };
-    let spawned = enter::enter(&plan, &spec, &state, console.child())?;
-    if let Err(error) = write_pid_file(args.pid_file.as_deref(), spawned.pid) {
+    let spawned = enter::enter(&plan, &spec, &state, cgroup.as_deref(), console.child())?;
+    let told = write_pid_file(args.pid_file.as_deref(), spawned.pid)
+        .and_then(|()| pidfd_socket.send(spawned.pidfd.as_fd(), b"setns"));
+    if let Err(error) = told {
         spawned.kill();
         return Err(error.into());
     }
@@ -117,6 +127,39 @@ fn enterable(args: &ExecArgs, state: &State, status: Status) -> Result<()> {
         Status::Stopped => Err(Error::new("cannot exec in a stopped container")),
         Status::Creating => Err(Error::new(format!("container {} is still being created", state.id))),
     }
+}
+
+/// The path of `--cgroup`. Before it runc takes controllers, which cgroup v2 has no hierarchies for.
+fn sub_cgroup(given: &[String]) -> Result<Option<String>> {
+    for text in given {
+        match text.split(':').collect::<Vec<_>>()[..] {
+            [_] if given.len() == 1 => {}
+            [_] => {
+                let text = format!("invalid --cgroup argument: {text} (missing <controller>: prefix)");
+                return Err(Error::new(text).hint("on cgroup v2 there is one path, without a prefix"));
+            }
+            [controllers, _] => {
+                let first = controllers.split(',').next().unwrap_or_default();
+                return Err(Error::new(format!("unknown controller {first} in --cgroup {text}"))
+                    .hint("on cgroup v2 there is one path, without a prefix"));
+            }
+            _ => return Err(Error::new(format!("invalid --cgroup argument: {text}"))),
+        }
+    }
+    given.first().map(|path| below(path)).transpose()
+}
+
+/// The path without `.` and `..`, relative to the container's cgroup.
+fn below(path: &str) -> Result<String> {
+    let mut names = Vec::new();
+    for name in path.split('/').filter(|name| !matches!(*name, "" | ".")) {
+        if name != ".." {
+            names.push(name);
+        } else if names.pop().is_none() {
+            return Err(Error::new(format!("{path} is not a sub cgroup path")));
+        }
+    }
+    Ok(names.join("/"))
 }
 
 /// The process: a file's, or the container's own with what the command line changes.
@@ -205,7 +248,7 @@ fn add_capabilities(names: &[String], process: &mut Process) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::ids;
+    use super::{ids, sub_cgroup};
 
     #[test]
     fn ids_are_decimal_numbers_and_nothing_else() {
@@ -214,6 +257,24 @@ mod tests {
         }
         for text in ["", ":5", "1:", "-1", "+1", "0x1", "4294967296", "root", "1:root", " 1", "1 ", "1:2:3"] {
             assert!(ids(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_sub_cgroup_is_one_path_that_stays_below() {
+        let of = |given: &[&str]| sub_cgroup(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        for (given, path) in [("/", ""), ("a", "a"), ("/a/./b//c/..", "a/b")] {
+            assert_eq!(of(&[given]).unwrap().as_deref(), Some(path), "{given}");
+        }
+        assert_eq!(of(&[]).unwrap(), None);
+        for (given, message) in [
+            (&[".."][..], ".. is not a sub cgroup path"),
+            (&["a/../../b"], "a/../../b is not a sub cgroup path"),
+            (&["a", "b"], "invalid --cgroup argument: a (missing <controller>: prefix)"),
+            (&["a:b:c"], "invalid --cgroup argument: a:b:c"),
+            (&["cpu,pids:a"], "unknown controller cpu in --cgroup cpu,pids:a"),
+        ] {
+            assert_eq!(of(given).unwrap_err().message, message);
         }
     }
 }

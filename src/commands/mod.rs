@@ -11,6 +11,7 @@ mod arguments;
 mod check;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod kill;
 mod list;
@@ -21,6 +22,7 @@ mod ps;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 const ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2";
 
@@ -123,6 +125,8 @@ const VERBS: &[Verb] = verbs! {
     "ps", "List the processes of a container", ps::PsArgs, ps::run;
     "pause", "Stop all processes of a container where they are", pause::PauseArgs, pause::pause;
     "resume", "Let a paused container go on", pause::PauseArgs, pause::resume;
+    "update", "Change the limits of a container", update::UpdateArgs, update::run;
+    "events", "Print what a container uses, and when it lacks memory, as JSON", events::EventsArgs, events::run;
     "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
     "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
     "check", "Say all that is wrong with a bundle, here and in itself, without doing anything and without root", check::CheckArgs, check::run;

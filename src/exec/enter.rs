@@ -19,11 +19,12 @@ use crate::sys::path as sys;
 use crate::sys::sched;
 use crate::sys::shared::Shared;
 
-/// Carries out the plan of an exec: the process is born in the container's cgroup, and its program runs on return.
+/// Carries out the plan of an exec: the process is born in the container's cgroup, or in the one below it that `sub`
+/// names, and its program runs on return.
 ///
 /// # Errors
 /// The container has stopped; any operation of the plan; nothing is left then.
-pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>) -> Result<Spawned> {
+pub fn enter(plan: &Plan, spec: &Spec, state: &State, sub: Option<&str>, console: Option<&OwnedFd>) -> Result<Spawned> {
     let init = state.process()?.ok_or_else(|| Error::new("cannot exec in a stopped container"))?;
     let proc = open_proc()?;
     let mut slots = Slots::default();
@@ -35,16 +36,10 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>)
     let report =
         Shared::<Report>::anonymous().map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
     let mut agent = Agent::connect(spec, &state.id, "running", &state.bundle)?;
-    let cgroup = state.open_cgroup()?;
     let affinity = Affinity::begin(&plan.initial_cpus)?;
-    let process = match spawn(plan, slots.clone(), &[], &report, cgroup.as_ref().map(Cgroup::fd)) {
-        // Controllers are enabled below the container's cgroup (systemd or docker inside it), so no process may be in
-        // it any more: the one that init has moved to takes this one too.
-        Err(error) if error.errno == Some(Errno::EBUSY) => {
-            let moved = init_cgroup(state)?;
-            spawn(plan, slots, &[], &report, Some(moved.as_fd()))?
-        }
-        other => other?,
+    let process = match sub {
+        Some(sub) => in_sub_cgroup(plan, slots, &report, state, sub)?,
+        None => in_own_cgroup(plan, slots, &report, state)?,
     };
     drop(affinity);
     let grouped = state.resctrl.as_ref().map_or(Ok(()), |group| resctrl::assign(group, process.pid.as_raw()));
@@ -54,6 +49,39 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, console: Option<&OwnedFd>)
             process.kill();
             Err(error)
         }
+    }
+}
+
+fn in_own_cgroup(plan: &Plan, slots: Slots, report: &Shared<Report>, state: &State) -> Result<Spawned> {
+    let cgroup = state.open_cgroup()?;
+    match spawn(plan, slots.clone(), &[], report, cgroup.as_ref().map(Cgroup::fd)) {
+        // Controllers are enabled below the container's cgroup (systemd or docker inside it), so no process may be in
+        // it any more: the one that init has moved to takes this one too.
+        Err(error) if error.errno == Some(Errno::EBUSY) => {
+            let moved = init_cgroup(state)?;
+            spawn(plan, slots, &[], report, Some(moved.as_fd()))
+        }
+        other => other,
+    }
+}
+
+/// The cgroup that the caller has named, and no other. Errors have the words of runc, which adds a pid to `cgroup.procs`.
+fn in_sub_cgroup(plan: &Plan, slots: Slots, report: &Shared<Report>, state: &State, sub: &str) -> Result<Spawned> {
+    let cgroup = state.open_cgroup()?;
+    let cgroup = cgroup.ok_or_else(|| Error::new(format!("container {} has no cgroup of its own", state.id)))?;
+    let procs = cgroup.path().join(sub).join("cgroup.procs");
+    let failed = |errno| {
+        Error::new("error adding pid of the process to cgroups").call(format!("open {}", procs.display()), errno)
+    };
+    let dir = cgroup.below(sub).map_err(failed)?;
+    match spawn(plan, slots, &[], report, Some(dir.as_fd())) {
+        Err(Error { errno: Some(errno @ Errno::EBUSY), .. }) => {
+            Err(failed(errno).hint("it hands controllers down to cgroups below it: name one of those"))
+        }
+        Err(Error { errno: Some(errno @ Errno::EOPNOTSUPP), .. }) => {
+            Err(failed(errno).hint("it is threaded, or the cgroup above it is (cgroup.type)"))
+        }
+        other => other,
     }
 }
 

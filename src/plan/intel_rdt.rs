@@ -19,15 +19,10 @@ pub(super) fn plan(spec: &Spec, id: &str) -> Option<IntelRdt> {
     let rdt = spec.linux().as_ref()?.intel_rdt().as_ref()?;
     let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
     let (cache, bandwidth) = (text(rdt.l3_cache_schema()), text(rdt.mem_bw_schema()));
-    // A line of the bandwidth in the cache's schema gives way to the bandwidth's own.
-    let cache = cache.map(|lines| {
-        let kept = lines.lines().filter(|line| bandwidth.is_none() || !line.trim_start().starts_with("MB:"));
-        kept.collect::<Vec<_>>().join("\n")
-    });
-    let combined: Vec<String> = cache.into_iter().chain(bandwidth).filter(|lines| !lines.is_empty()).collect();
-    let lines = rdt.schemata().iter().flatten().cloned().collect::<Vec<_>>();
+    let combined = schemata(cache, bandwidth);
+    let lines: String = rdt.schemata().iter().flatten().map(|line| format!("{line}\n")).collect();
     // In one write the kernel takes each resource once; `schemata`, which has the last word, is written after the others.
-    let schemata = [combined, lines].into_iter().filter(|lines| !lines.is_empty()).map(|lines| lines.join("\n") + "\n");
+    let schemata = [combined, lines].into_iter().filter(|lines| !lines.is_empty());
     let given = text(rdt.clos_id());
     Some(IntelRdt {
         given: given.is_some(),
@@ -35,6 +30,14 @@ pub(super) fn plan(spec: &Spec, id: &str) -> Option<IntelRdt> {
         schemata: schemata.collect(),
         monitor: (*rdt.enable_monitoring() == Some(true)).then(|| id.to_owned()),
     })
+}
+
+/// The lines of both schemata. One of the bandwidth in the cache's gives way to the bandwidth's own.
+pub fn schemata(cache: Option<String>, bandwidth: Option<String>) -> String {
+    let kept = |line: &&str| bandwidth.is_none() || !line.trim_start().starts_with("MB:");
+    let cache = cache.iter().flat_map(|lines| lines.lines()).filter(kept);
+    let lines = cache.chain(bandwidth.iter().flat_map(|lines| lines.lines()));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ mod seccomp;
 pub mod show;
 
 pub use hooks::{list as hook_list, state_json};
-pub use intel_rdt::IntelRdt;
+pub use intel_rdt::{IntelRdt, schemata};
 pub use namespaces::{IdMap, Joined, Userns};
 pub use net_devices::NetDevice;
 pub use resources::Resources;

@@ -2,8 +2,10 @@
 #![allow(dead_code)] // each test binary uses its own part
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -249,7 +251,6 @@ fn unnamed() -> File {
 
 /// What has been written into a file so far. Its offset is the writer's, too: a second opening leaves that alone.
 fn text(file: &File) -> String {
-    use std::os::fd::AsRawFd;
     let mut file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("open again");
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut bytes)).expect("read");
@@ -295,6 +296,27 @@ impl Outcome {
         assert!(said.contains(with), "no {with:?} in {said:?}");
         said
     }
+}
+
+/// What the first connection to a socket brings: a text, and one descriptor.
+pub fn received(listener: &UnixListener) -> (String, OwnedFd) {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let (stream, _) = listener.accept().expect("accept");
+    let mut text = [0u8; 256];
+    let mut iov = [IoSliceMut::new(&mut text)];
+    let mut space = nix::cmsg_space!([i32; 2]);
+    let message =
+        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).expect("recvmsg");
+    let length = message.bytes;
+    let fds = message.cmsgs().expect("control").find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let fds = fds.expect("a descriptor");
+    assert_eq!(fds.len(), 1);
+    // SAFETY: recvmsg has just made it, and nobody else has its number.
+    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    (String::from_utf8_lossy(&text[..length]).into_owned(), fd)
 }
 
 /// Where the kernel has a process: the cgroup's directory.
