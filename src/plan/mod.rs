@@ -285,11 +285,6 @@ fn hand_over(
     // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
     child.push(Op::OutliveParent, "");
     child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
-    if facts.rootless {
-        // Without a right over the host an exec of the same user could not join a container that waits for start, nor fetch
-        // a seccomp listener. Nothing of the host is left in the process by now, and it is the user's own.
-        child.push(Op::SetDumpable, "");
-    }
     child.push(Op::Await(Request::Ready), "");
     Ok(seccomp)
 }

@@ -177,8 +177,6 @@ pub enum Op {
     BecomeRoot,
     /// `PR_SET_DUMPABLE` 0: nobody in the container may look into the process before its execve.
     ClearDumpable,
-    /// `PR_SET_DUMPABLE` 1: an ordinary user's commands can look into the user's own process again.
-    SetDumpable,
     /// A session keyring of the container's own.
     SessionKeyring { name: CString },
     /// The loopback interface up.

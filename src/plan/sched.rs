@@ -192,6 +192,9 @@ pub(crate) fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Op> {
     if flags & exclusive == exclusive {
         return Err(wrong("flags", "MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other".to_owned()));
     }
+    if flags & exclusive != 0 && nodes.is_empty() && takes == Nodes::Any {
+        return Err(wrong("flags", format!("without nodes {name} takes no flag about nodes")));
+    }
     if flags != 0 && takes == Nodes::None {
         return Err(wrong("flags", format!("{name} takes no flags")));
     }
