@@ -49,6 +49,19 @@ fn the_directory_and_the_delegated_files_are_the_containers_root_and_nothing_els
     assert_eq!(owner(cgroup.parent().expect("a parent")), 0);
 }
 
+/// A name is bytes, and none of them may keep the container from being removed; nor may a threaded cgroup keep its processes
+/// from being listed.
+#[test]
+fn what_the_container_makes_of_its_cgroup_goes_with_it() {
+    let bundle = delegating(Bundle::sleeper());
+    bundle.up();
+    bundle.inside("cd /sys/fs/cgroup && mkdir \"$(printf '\\377x')\" t && echo threaded >t/cgroup.type");
+    bundle.on("ps", &["--format", "json"]).well();
+    let cgroup = bundle.cgroup();
+    bundle.on("delete", &["--force"]).well();
+    assert!(!cgroup.exists() && !bundle.state_dir().exists());
+}
+
 #[test]
 fn root_of_the_container_makes_cgroups_and_moves_processes() {
     let script = "cd /sys/fs/cgroup && mkdir one && echo $$ >one/cgroup.procs && cat /proc/self/cgroup; echo 1 >cgroup.max.depth";

@@ -1,5 +1,6 @@
 //! What is done with a cgroup that exists: its processes, freezing, killing, its device filter, and its removal.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -187,18 +188,18 @@ impl Cgroup {
     /// deep a container has nested its cgroups.
     fn remove_below(&self) -> Result<bool> {
         let failed = |errno| self.failed("remove the children of", "unlinkat(AT_REMOVEDIR)", errno);
-        let mut names: Vec<String> = Vec::new();
+        let mut names: Vec<CString> = Vec::new();
         let mut removed = false;
         let mut here: OwnedFd = file::open_dir(self.fd(), ".").map_err(failed)?;
         loop {
             if let Some(child) = file::children(here.as_fd()).map_err(failed)?.pop() {
-                here = file::open_dir(here.as_fd(), &child).map_err(failed)?;
+                here = file::open_dir(here.as_fd(), child.as_c_str()).map_err(failed)?;
                 names.push(child);
                 continue;
             }
             let Some(name) = names.pop() else { return Ok(removed) };
             here = up(here.as_fd()).map_err(failed)?;
-            match file::rmdir(here.as_fd(), &name) {
+            match file::rmdir(here.as_fd(), name.as_c_str()) {
                 Ok(()) | Err(Errno::ENOENT) => removed = true,
                 // A process was born there since: the caller waits again.
                 Err(Errno::EBUSY) => return Ok(removed),
@@ -273,10 +274,14 @@ pub fn load_devices(program: &[Insn]) -> Result<OwnedFd> {
 
 /// Adds the pids of `dir` and of all below; what is removed meanwhile has none.
 fn collect(dir: BorrowedFd, pids: &mut Vec<i32>) -> nix::Result<()> {
-    let text = unless_gone(file::read(dir, "cgroup.procs"))?;
+    let text = match file::read(dir, "cgroup.procs") {
+        // A threaded cgroup: its processes are those of the domain above it (cgroups(7), "Thread mode").
+        Err(Errno::EOPNOTSUPP) => String::new(),
+        read => unless_gone(read)?,
+    };
     pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
     for child in unless_gone(file::children(dir))? {
-        match file::open_dir(dir, &child) {
+        match file::open_dir(dir, child.as_c_str()) {
             Ok(child) => collect(child.as_fd(), pids)?,
             gone => unless_gone(gone.map(drop))?,
         }

@@ -1,7 +1,9 @@
 //! Files of a cgroup, opened below its directory and nowhere else.
 
+use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::NixPath;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -9,7 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd;
 
 /// Opens `path` below `dir` with `flags`. Nothing leads out of it: no `..`, no link, no other mount (GHSA-5g49-rx9x-qfc6).
-pub fn open(dir: BorrowedFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+pub fn open<P: ?Sized + NixPath>(dir: BorrowedFd, path: &P, flags: OFlag) -> nix::Result<OwnedFd> {
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
         | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -25,7 +27,7 @@ pub fn open(dir: BorrowedFd, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
 }
 
 /// Opens the cgroup `path` below `dir`: a handle for what takes a directory descriptor.
-pub fn open_dir(dir: BorrowedFd, path: &str) -> nix::Result<OwnedFd> {
+pub fn open_dir<P: ?Sized + NixPath>(dir: BorrowedFd, path: &P) -> nix::Result<OwnedFd> {
     open(dir, path, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
@@ -59,24 +61,24 @@ pub fn write(dir: BorrowedFd, name: &str, value: &str) -> nix::Result<()> {
     }
 }
 
-/// The cgroups directly below `dir`.
-pub fn children(dir: BorrowedFd) -> nix::Result<Vec<String>> {
+/// The cgroups directly below `dir`. A container may give its own any name, also one that is not UTF-8.
+pub fn children(dir: BorrowedFd) -> nix::Result<Vec<CString>> {
     entries(dir, Type::Directory)
 }
 
 /// The files of `dir`.
 pub fn files(dir: BorrowedFd) -> nix::Result<Vec<String>> {
-    entries(dir, Type::File)
+    Ok(entries(dir, Type::File)?.iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
-fn entries(dir: BorrowedFd, kind: Type) -> nix::Result<Vec<String>> {
+fn entries(dir: BorrowedFd, kind: Type) -> nix::Result<Vec<CString>> {
     let mut listing = Dir::from_fd(open(dir, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?;
     let mut names = Vec::new();
     for entry in listing.iter() {
         let entry = entry?;
-        let name = entry.file_name().to_string_lossy();
-        if entry.file_type() == Some(kind) && name != "." && name != ".." {
-            names.push(name.into_owned());
+        let name = entry.file_name();
+        if entry.file_type() == Some(kind) && name != c"." && name != c".." {
+            names.push(name.to_owned());
         }
     }
     Ok(names)
@@ -88,6 +90,6 @@ pub fn mkdir(dir: BorrowedFd, name: &str) -> nix::Result<()> {
 }
 
 /// `unlinkat(2)` with AT_REMOVEDIR.
-pub fn rmdir(dir: BorrowedFd, name: &str) -> nix::Result<()> {
+pub fn rmdir<P: ?Sized + NixPath>(dir: BorrowedFd, name: &P) -> nix::Result<()> {
     unistd::unlinkat(dir, name, unistd::UnlinkatFlags::RemoveDir)
 }
