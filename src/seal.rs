@@ -68,7 +68,13 @@ fn is_sealed(exe: &File) -> bool {
 /// A copy in memory that nobody can change any more (memfd_create(2)).
 fn copy(mut exe: File) -> std::result::Result<File, Errno> {
     const NAME: &CStr = c"orlop";
-    let mut copy = File::from(memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // vm.memfd_noexec (Linux 6.3) makes a memfd not executable that does not ask for it; older kernels do not know the flag.
+    let made = match memfd_create(NAME, flags | MFdFlags::from_bits_retain(libc::MFD_EXEC)) {
+        Err(Errno::EINVAL) => memfd_create(NAME, flags),
+        made => made,
+    };
+    let mut copy = File::from(made?);
     std::io::copy(&mut exe, &mut copy).map_err(|error| errno(&error))?;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(copy)

@@ -311,8 +311,15 @@ impl Dir {
     }
 
     /// Does a process wait in the fifo? Its execve closes it, also where a `start` that was killed has left the name.
-    fn awaits_start(&self) -> bool {
-        sys::openat(self.fd(), c"exec.fifo", libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW, 0).is_ok()
+    fn awaits_start(&self) -> Result<bool> {
+        let flags = libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        match sys::openat(self.fd(), c"exec.fifo", flags, 0) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENXIO | Errno::ENOENT) => Ok(false),
+            Err(errno) => {
+                Err(Error::new("look whether the container waits for start").call("openat(exec.fifo)", errno))
+            }
+        }
     }
 
     /// Replaces state.json: a new file, synchronised, renamed over the old one.
@@ -416,7 +423,7 @@ impl State {
         Ok(match () {
             () if self.creating => Status::Creating,
             () if self.process()?.is_none() => Status::Stopped,
-            () if dir.awaits_start() => Status::Created,
+            () if dir.awaits_start()? => Status::Created,
             () => match self.open_cgroup()? {
                 Some(cgroup) if cgroup.frozen()? => Status::Paused,
                 _ => Status::Running,
