@@ -94,12 +94,20 @@ fn processes(bundle: &Bundle) -> Vec<u32> {
     procs.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| alive(*pid)).collect()
 }
 
-/// Processes of the runtime that speak of this container.
+/// Processes of the runtime that have to do with this container, by their command line, which a child wipes, by what they hold
+/// open, or by their mounts.
 fn strays(bundle: &Bundle) -> Vec<u32> {
     let pids =
         fs::read_dir("/proc").expect("procfs").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let named = |file: String| fs::read(file).is_ok_and(|text| String::from_utf8_lossy(&text).contains(&bundle.id));
+    let holds = |pid: &u32| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        links.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|path| path.to_string_lossy().contains(&bundle.id))
+    };
     let ours = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&bundle.id))
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        exe.file_name().is_some_and(|name| name == "orlop" || name == "memfd:orlop (deleted)")
+            && (named(format!("/proc/{pid}/cmdline")) || named(format!("/proc/{pid}/mountinfo")) || holds(pid))
     };
     pids.filter(ours).filter(|pid| alive(*pid)).collect()
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use orlop::bundle::Bundle;
+use orlop::cgroup::Hierarchy;
 use orlop::plan::{self, HostFacts, Options, show};
 use orlop::validate;
 use serde_json::{Value, json};
@@ -170,7 +171,7 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
         egid: 0,
         rootless,
         last_capability: 40,
-        cgroup: None,
+        cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/proc".into(), "/sys".into()],
     };
     let options = Options { id: "fuzz".into(), ..Options::default() };

@@ -193,7 +193,7 @@ mod tests {
             ("2KiB", 2048),
             ("2 kb", 2048),
             ("7b", 7),
-            ("1p", 1 << 50),
+            ("1p", 1i64 << 50),
         ] {
             assert_eq!(size(text).unwrap(), bytes, "{text}");
         }
