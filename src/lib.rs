@@ -12,6 +12,7 @@ pub mod check;
 pub mod child;
 pub mod commands;
 pub mod console;
+pub mod dbus;
 pub mod error;
 pub mod exec;
 pub mod features;
