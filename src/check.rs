@@ -71,8 +71,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// Checks the bundle in `dir`. A configuration that can't be read is one finding and the end.
-pub fn check(dir: &Path, rootless: Rootless) -> Report {
+/// Checks the bundle in `dir`, for the systemd driver or the cgroupfs one. A configuration that can't be read is one finding and the end.
+pub fn check(dir: &Path, rootless: Rootless, systemd_cgroup: bool) -> Report {
     let mut findings = Findings::default();
     let bundle = match Bundle::load(dir) {
         Ok(bundle) => bundle,
@@ -82,7 +82,7 @@ pub fn check(dir: &Path, rootless: Rootless) -> Report {
         }
     };
     match HostFacts::find(rootless, false) {
-        Ok(facts) => all(&bundle, &facts, &mut findings),
+        Ok(facts) => all(&bundle, &facts, systemd_cgroup, &mut findings),
         Err(error) => findings.error(error),
     }
     let config = serde_json::from_slice(&bundle.config).unwrap_or_default();
@@ -90,16 +90,16 @@ pub fn check(dir: &Path, rootless: Rootless) -> Report {
     Report { bundle: bundle.dir, findings: findings.list }
 }
 
-fn all(bundle: &Bundle, facts: &HostFacts, findings: &mut Findings) {
+fn all(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, findings: &mut Findings) {
     bundle.warnings.iter().for_each(|warning| findings.warning(of_warning(warning)));
     let spec = &bundle.spec;
     validate::findings(spec, &host::context(bundle, facts)).into_iter().for_each(|error| findings.error(error));
-    plan::check(bundle, facts, findings);
+    plan::check(bundle, facts, systemd_cgroup, findings);
     findings.told = findings.list.len();
     let subject = Subject::new(bundle, facts);
     namespaces::check(&subject, findings);
     idmaps::check(&subject, findings);
-    resources::check(&subject, findings);
+    resources::check(&subject, systemd_cgroup, findings);
     root::check(&subject, findings);
     mounts::check(&subject, findings);
     process::check(&subject, findings);

@@ -20,7 +20,7 @@ pub fn features() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities(),
-            "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": false, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": seccomp(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
@@ -30,8 +30,7 @@ pub fn features() -> Value {
             "netDevices": {"enabled": true},
         },
         "annotations": {"orlop.version": env!("CARGO_PKG_VERSION")},
-        // None: no annotation changes what this runtime does.
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": [crate::systemd::PREFIX],
     })
 }
 

@@ -26,5 +26,6 @@ pub mod spec;
 pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod systemd;
 pub mod update;
 pub mod validate;

@@ -73,8 +73,11 @@ pub struct CgroupState {
     pub root: PathBuf,
     /// The path below it.
     pub path: String,
-    /// `cgroupfs`.
+    /// `cgroupfs` or `systemd`.
     pub driver: String,
+    /// The scope, with the driver `systemd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<crate::systemd::Unit>,
 }
 
 /// runtime.md, State.

@@ -351,6 +351,5 @@ fn an_unknown_option_is_refused() {
     let bundle = Bundle::new();
     bundle.run_with(&["--nonsense"]).fails("--nonsense");
     outcome(bundle.command(&["--log-format", "xml", "list"])).fails("xml");
-    outcome(bundle.command(&["--systemd-cgroup", "run", &bundle.id])).fails("systemd");
     nothing_left(&bundle);
 }

@@ -77,6 +77,20 @@ impl Cgroup {
         }
     }
 
+    /// Opens the cgroup `path`, which somebody else has made and which has the container's process in it, and enables
+    /// controllers on the way to it as [`create`](Self::create) does.
+    ///
+    /// # Errors
+    /// There is no such cgroup; a wanted controller, as there.
+    pub fn adopt(hierarchy: &Hierarchy, path: &str, wanted: &[Wanted]) -> Result<Cgroup> {
+        let root = open_root(&hierarchy.root)?;
+        let pair = open_pair(root.as_fd(), path)
+            .map_err(|errno| Error::new(format!("open cgroup {path}")).call(format!("openat2({path:?})"), errno))?;
+        let cgroup = Self::new(hierarchy, path, pair, Vec::new());
+        enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)?;
+        Ok(cgroup)
+    }
+
     /// Opens the cgroup `path`; none when there is no such cgroup.
     ///
     /// # Errors

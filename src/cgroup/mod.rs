@@ -1,8 +1,9 @@
-//! Control groups, version 2, by the cgroupfs driver.
+//! Control groups, version 2.
 //!
 //! [`Hierarchy::find`] says where cgroup2 is mounted, [`path`] where the container's cgroup lies in it, [`writes`] and
 //! [`device::program`] what goes into it, all without touching it; [`Cgroup::create`] makes it, and a process is born
-//! inside by clone3(2) with CLONE_INTO_CGROUP and [`Cgroup::fd`]: nothing is ever written to `cgroup.procs`.
+//! inside by clone3(2) with CLONE_INTO_CGROUP and [`Cgroup::fd`]: nothing is ever written to `cgroup.procs`. One that systemd
+//! has made ([`crate::systemd`]) is filled in the same way after [`Cgroup::adopt`].
 
 mod control;
 mod create;

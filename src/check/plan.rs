@@ -7,29 +7,34 @@ use crate::bundle::Bundle;
 use crate::cgroup::{self, device};
 use crate::plan::{self, HostFacts, Options};
 use crate::seccomp;
+use crate::systemd;
 
 /// An id for the plan; what depends on it is not looked at.
 pub(super) const ID: &str = "ID";
 
-pub(super) fn check(bundle: &Bundle, facts: &HostFacts, findings: &mut Findings) {
+pub(super) fn check(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, findings: &mut Findings) {
     let linux = bundle.spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let own = facts.cgroup.as_ref().map_or("/", |hierarchy| &hierarchy.own);
-    let mut errors: Vec<_> = cgroup::path(path, ID, own).err().into_iter().collect();
+    let path = match systemd_cgroup {
+        true => systemd::name_of(path, ID, facts.rootless).map(drop),
+        false => cgroup::path(path, ID, own).map(drop),
+    };
+    let mut errors: Vec<_> = path.err().into_iter().collect();
     errors.extend(resources.map(|resources| cgroup::writes_and_errors(resources).1).unwrap_or_default());
     if !facts.rootless {
         errors.extend(device::findings(resources));
     }
     errors.extend(linux.and_then(|linux| linux.seccomp().as_ref()).map(seccomp::findings).unwrap_or_default());
     errors.into_iter().for_each(|error| findings.error(error));
-    whole(bundle, facts, findings);
+    whole(bundle, facts, systemd_cgroup, findings);
 }
 
 /// The plan as a whole ends at its first error. What that came from is taken out, and it is asked again.
-fn whole(bundle: &Bundle, facts: &HostFacts, findings: &mut Findings) {
+fn whole(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, findings: &mut Findings) {
     let mut spec = bundle.spec.clone();
-    let options = Options { id: ID.to_owned(), ..Options::default() };
+    let options = Options { id: ID.to_owned(), systemd_cgroup, ..Options::default() };
     let turns = 8 + spec.mounts().iter().flatten().count();
     for _ in 0..turns {
         let error = match plan::create(&spec, &bundle.dir, facts, &options) {
@@ -53,6 +58,7 @@ fn take_out(spec: &mut Spec, pointer: &str) -> bool {
     match (section, member) {
         ("mounts", Some(index)) => return replace_mount(spec, index),
         ("mounts", None) => drop(spec.set_mounts(None)),
+        ("annotations", _) => drop(spec.set_annotations(None)),
         ("hooks", _) => drop(spec.set_hooks(None)),
         ("linux", Some(member)) => {
             let Some(linux) = spec.linux_mut() else { return false };

@@ -10,11 +10,16 @@ use crate::cgroup;
 use crate::error::Error;
 use crate::exec::create::NO_RIGHT;
 use crate::plan::ranges;
+use crate::systemd;
 use crate::validate::sysctl_path;
 
-pub(super) fn check(subject: &Subject, findings: &mut Findings) {
+pub(super) fn check(subject: &Subject, systemd_cgroup: bool, findings: &mut Findings) {
     let Some(linux) = subject.spec.linux() else { return };
-    controllers(subject, findings);
+    if !systemd_cgroup {
+        controllers(subject, findings);
+    } else if let Err(error) = systemd::reachable(subject.facts.rootless) {
+        findings.error(error);
+    }
     for key in linux.sysctl().iter().flat_map(|map| map.keys()) {
         sysctl(key, subject, findings);
     }

@@ -28,7 +28,8 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<i32> {
-    let report = check::check(args.bundle_option.as_ref().unwrap_or(&args.bundle), global.rootless());
+    let report =
+        check::check(args.bundle_option.as_ref().unwrap_or(&args.bundle), global.rootless(), global.systemd_cgroup);
     let text = match args.format {
         Format::Text => super::log::printable(&report.as_text()),
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&report.as_json())?),

@@ -93,6 +93,7 @@ fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
         no_pivot: common.no_pivot,
         no_new_keyring: common.no_new_keyring,
         preserve_fds: preserved(common.preserve_fds)?,
+        systemd_cgroup: global.systemd_cgroup,
     };
     let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
     plan.warnings.extend(bundle.warnings.iter().cloned());

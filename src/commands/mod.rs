@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// Directory for the state of containers [default: /run/orlop, or $XDG_RUNTIME_DIR/orlop for ordinary users]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Let systemd make the cgroup (not supported yet: an error)
+    /// Have systemd make the cgroup: a scope, named by linux.cgroupsPath as slice:prefix:name
     #[arg(long, global = true)]
     systemd_cgroup: bool,
     /// Act as an ordinary user would: true, false or auto
@@ -169,12 +169,6 @@ pub fn main() -> i32 {
 }
 
 fn dispatch(verb: &Verb, matches: &ArgMatches, global: &Global) -> anyhow::Result<i32> {
-    if global.systemd_cgroup {
-        anyhow::bail!(
-            crate::error::Error::new("the systemd cgroup driver is not supported by this version")
-                .hint("leave --systemd-cgroup out: the cgroupfs driver is used")
-        );
-    }
     if ENTERING.contains(&verb.name) {
         crate::seal::ensure()?;
     }

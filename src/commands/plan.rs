@@ -43,7 +43,13 @@ pub(super) fn run(args: &PlanArgs, global: &Global) -> anyhow::Result<i32> {
     let bundle = Bundle::load(args.bundle_option.as_ref().unwrap_or(&args.bundle))?;
     let facts = HostFacts::find(global.rootless(), args.no_pivot)?;
     validate::validate(&bundle.spec, &crate::host::context(&bundle, &facts))?;
-    let options = Options { id: args.id.clone(), run: args.run, no_pivot: args.no_pivot, ..Options::default() };
+    let options = Options {
+        id: args.id.clone(),
+        run: args.run,
+        no_pivot: args.no_pivot,
+        systemd_cgroup: global.systemd_cgroup,
+        ..Options::default()
+    };
     let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
     plan.warnings.extend(bundle.warnings);
     match args.format {

@@ -26,6 +26,7 @@ use crate::resctrl;
 use crate::state::{self, CgroupState, Dir, State, Store};
 use crate::sys::path as sys;
 use crate::sys::shared::Shared;
+use crate::systemd::{self, Scope};
 
 /// How long the end of a container's processes and of its cgroup may take.
 const END: Duration = Duration::from_secs(10);
@@ -74,13 +75,13 @@ pub fn create(
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
     let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo = Undo { dir: Some(dir), cgroup: None, process: None, devices: None, resctrl: None };
+    let mut undo = Undo { dir: Some(dir), cgroup: None, unit: None, process: None, devices: None, resctrl: None };
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
             let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
                 return Err(Error::new("the container is gone"));
             };
-            (undo.cgroup, undo.resctrl) = (None, None);
+            (undo.cgroup, undo.unit, undo.resctrl) = (None, None, None);
             Ok(Container { process, state, dir, warnings, devices: undo.devices.take() })
         }
         Err(error) => {
@@ -94,6 +95,8 @@ pub fn create(
 struct Undo {
     dir: Option<Dir>,
     cgroup: Option<Cgroup>,
+    /// A scope that systemd has started.
+    unit: Option<systemd::Unit>,
     process: Option<Spawned>,
     devices: Option<Moved>,
     resctrl: Option<resctrl::Group>,
@@ -110,8 +113,13 @@ impl Undo {
         if let Some(process) = self.process.take() {
             process.kill();
         }
-        if let Some(cgroup) = self.cgroup.take() {
+        if let Some(cgroup) = &self.cgroup {
             let _ = cgroup.kill();
+        }
+        if let Some(unit) = self.unit.take() {
+            let _ = systemd::stop(&unit);
+        }
+        if let Some(cgroup) = self.cgroup.take() {
             let _ = cgroup.remove(Instant::now() + END);
             cgroup.undo();
         }
@@ -168,11 +176,13 @@ fn attempt(
         resctrl::assign(group, state.pid)?;
     }
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
-    let (mut agent, devices) = (agent, &mut undo.devices);
+    let mut agent = agent;
+    let Undo { cgroup, unit, devices, .. } = undo;
+    let mut made = Made { cgroup, unit, devices };
     let reached = process
         .serve(plan, &report, !options.run, agent.as_mut(), |question, process| match question {
             Question::Source(step) => context.source(step, process, opened.proc.as_fd()).map(Some),
-            Question::Planned(request) => context.answer(request, process, &mut state, devices).map(|()| None),
+            Question::Planned(request) => context.answer(request, process, &mut state, &mut made).map(|()| None),
         })
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
     debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
@@ -207,9 +217,12 @@ fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Option
     })
 }
 
+/// A scope is none yet: until systemd has started it, its name may be another's, and without it the process that waits in
+/// no cgroup of its own ends with the runtime.
 fn cgroup_state(resources: Option<&Resources>, facts: &HostFacts) -> Option<CgroupState> {
     let (resources, hierarchy) = (resources?, facts.cgroup.as_ref()?);
-    Some(CgroupState { root: hierarchy.root.clone(), path: resources.path.clone(), driver: "cgroupfs".to_owned() })
+    let (root, path, driver) = (hierarchy.root.clone(), resources.path.clone(), "cgroupfs".to_owned());
+    resources.scope.is_none().then_some(CgroupState { root, path, driver, unit: None })
 }
 
 /// The cgroup with its limits and its device filter, before there is a process for them.
@@ -220,7 +233,8 @@ fn make_cgroup(
     state: &mut State,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Cgroup>> {
-    let (Some(resources), Some(hierarchy)) = (&plan.resources, &facts.cgroup) else { return Ok(None) };
+    let born = plan.resources.as_ref().filter(|resources| resources.scope.is_none());
+    let (Some(resources), Some(hierarchy)) = (born, &facts.cgroup) else { return Ok(None) };
     let wanted = cgroup::wanted_controllers(&resources.writes);
     let cgroup = match Cgroup::create(hierarchy, &resources.path, &wanted) {
         Ok(cgroup) => cgroup,
@@ -351,6 +365,13 @@ fn open_namespace(joined: &Joined) -> Result<OwnedFd> {
     }
 }
 
+/// What answers to the child's requests make, to be undone.
+struct Made<'a> {
+    cgroup: &'a mut Option<Cgroup>,
+    unit: &'a mut Option<systemd::Unit>,
+    devices: &'a mut Option<Moved>,
+}
+
 /// The parent's side of the child's requests.
 struct Answers<'a> {
     bundle: &'a Bundle,
@@ -362,17 +383,12 @@ struct Answers<'a> {
 }
 
 impl Answers<'_> {
-    fn answer(
-        &self,
-        request: Request,
-        process: &Spawned,
-        state: &mut State,
-        devices: &mut Option<Moved>,
-    ) -> Result<()> {
+    fn answer(&self, request: Request, process: &Spawned, state: &mut State, made: &mut Made<'_>) -> Result<()> {
         match request {
+            Request::Scope => self.scope(process, state, made),
             Request::IdMaps => self.id_maps(process),
             Request::NetDevices => {
-                let moved = devices.insert(Moved::new(process.pid)?);
+                let moved = made.devices.insert(Moved::new(process.pid)?);
                 self.plan.net_devices.iter().try_for_each(|device| moved.take(device))
             }
             Request::RuntimeHooks => {
@@ -385,6 +401,22 @@ impl Answers<'_> {
                 self.dir.write(state)
             }
         }
+    }
+
+    /// systemd puts the process into its scope; then the cgroup is filled as one that the child is born in.
+    fn scope(&self, process: &Spawned, state: &mut State, made: &mut Made<'_>) -> Result<()> {
+        let planned = self.plan.resources.as_ref().and_then(|resources| Some((resources, resources.scope.as_ref()?)));
+        let (Some((resources, scope)), Some(hierarchy)) = (planned, &self.facts.cgroup) else { return Ok(()) };
+        systemd::start(scope, process.pid)?;
+        let unit = made.unit.insert(scope.unit.clone());
+        let path = scope_path(process, &unit.name)?;
+        let (root, driver, unit) = (hierarchy.root.clone(), "systemd".to_owned(), Some(unit.clone()));
+        state.cgroup = Some(CgroupState { root, path: path.clone(), driver, unit });
+        self.dir.write(state)?;
+        let wanted = cgroup::wanted_controllers(&resources.writes);
+        let adopted = Cgroup::adopt(hierarchy, &path, &wanted);
+        let cgroup = made.cgroup.insert(adopted.map_err(|error| user_hint(error, &scope.unit))?);
+        fill(self.bundle, resources, self.facts, cgroup)
     }
 
     /// The source of a bind mount that the child may not reach, opened with our rights among the child's own mounts,
@@ -447,6 +479,33 @@ impl Answers<'_> {
     }
 }
 
+/// Where systemd has put the process, by what the kernel says.
+fn scope_path(process: &Spawned, unit: &str) -> Result<String> {
+    let file = format!("/proc/{}/cgroup", process.pid);
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::new(format!("read {file}")).call("read", errno)
+    })?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    match path.rsplit('/').next() {
+        Some(name) if name == unit => Ok(path.to_owned()),
+        _ => Err(Error::new(format!(
+            "systemd has started {unit}, but the container's process is in the cgroup {path:?}"
+        ))
+        .hint("the runtime must be in the same pid namespace as systemd")),
+    }
+}
+
+/// A user's systemd has what the system's has delegated to it.
+fn user_hint(error: Error, unit: &systemd::Unit) -> Error {
+    match (unit.user, &error.pointer) {
+        (true, Some(_)) => error.hint(
+            "have it delegated to user@.service: systemctl edit user@.service, [Service] Delegate=cpu cpuset io memory pids",
+        ),
+        _ => error,
+    }
+}
+
 /// A path as the child has it, whose working directory is still ours.
 fn absolute(path: &CStr) -> std::result::Result<CString, Errno> {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -490,11 +549,16 @@ pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
         let _ = crate::sys::process::pidfd_kill(process.as_fd());
         end_of(&process)?;
     }
+    if let Some(cgroup) = &cgroup
+        && cgroup.populated().unwrap_or(false)
+    {
+        cgroup.kill()?;
+    }
+    let unit = state.cgroup.as_ref().and_then(|saved| saved.unit.as_ref());
+    let stopped = unit.map_or(Ok(()), systemd::stop);
     if let Some(cgroup) = cgroup {
-        if cgroup.populated().unwrap_or(false) {
-            cgroup.kill()?;
-        }
-        cgroup.remove(Instant::now() + END)?;
+        // A scope whose cgroup is gone has ended: where that can be done without systemd, its silence is no failure.
+        cgroup.remove(Instant::now() + END).map_err(|error| stopped.err().unwrap_or(error))?;
     }
     if let Some(group) = &state.resctrl {
         resctrl::remove(group)?;
@@ -507,13 +571,23 @@ pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
 pub fn destroy_unknown(dir: &Dir, id: &str) -> Result<()> {
     if let (Ok(saved), Some(hierarchy)) = (dir.config(Path::new("/")), cgroup::Hierarchy::find()?) {
         let given = saved.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-        let path = cgroup::path(given, id, &hierarchy.own)?;
+        let path = match cgroup::path(given, id, &hierarchy.own) {
+            Ok(path) => path,
+            // A scope, which ends with its processes.
+            Err(_) => Scope::plan(&saved.spec, id, &[], user(), &hierarchy.own)?.1,
+        };
         if let Some(cgroup) = Cgroup::open(&hierarchy, &path)? {
             cgroup.kill()?;
             cgroup.remove(Instant::now() + END)?;
         }
     }
     dir.remove()
+}
+
+/// The user whose systemd it is; None for the system's.
+fn user() -> Option<u32> {
+    let euid = nix::unistd::geteuid();
+    (!euid.is_root()).then_some(euid.as_raw())
 }
 
 fn end_of(process: &OwnedFd) -> Result<()> {
@@ -560,7 +634,8 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
     match seen.failure() {
         Some(failure) => {
             let facts = HostFacts::find(crate::host::Rootless::Auto, false)?;
-            let options = Options { id: state.id.clone(), ..Options::default() };
+            let systemd_cgroup = state.cgroup.as_ref().is_some_and(|saved| saved.unit.is_some());
+            let options = Options { id: state.id.clone(), systemd_cgroup, ..Options::default() };
             let plan = crate::plan::create(&saved.spec, &saved.dir, &facts, &options)?;
             let output = sys::openat(dir.fd(), c"output", libc::O_RDONLY | libc::O_NOFOLLOW, 0).ok().map(File::from);
             Err(with_hook_output(explain::failure(&plan, &failure), &output))

@@ -18,6 +18,7 @@ use crate::state::State;
 use crate::sys::path as sys;
 use crate::sys::sched;
 use crate::sys::shared::Shared;
+use crate::systemd;
 
 /// Carries out the plan of an exec: the process is born in the container's cgroup, or in the one below it that `sub`
 /// names, and its program runs on return.
@@ -37,13 +38,22 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, sub: Option<&str>, console
         Shared::<Report>::anonymous().map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
     let mut agent = Agent::connect(spec, &state.id, "running", &state.bundle)?;
     let affinity = Affinity::begin(&plan.initial_cpus)?;
-    let process = match sub {
-        Some(sub) => in_sub_cgroup(plan, slots, &report, state, sub)?,
-        None => in_own_cgroup(plan, slots, &report, state)?,
+    let born = match sub {
+        Some(sub) => in_sub_cgroup(plan, slots.clone(), &report, state, sub),
+        None => in_own_cgroup(plan, slots.clone(), &report, state),
+    };
+    let (process, unit) = match (born, scope(state)) {
+        // A user outside of the user's own systemd, as in a login session, may move nothing into it: systemd itself does,
+        // before the program runs.
+        (Err(error), Some(unit)) if error.errno == Some(Errno::EACCES) => {
+            (spawn(plan, slots, &[], &report, None)?, Some(unit))
+        }
+        (born, _) => (born?, None),
     };
     drop(affinity);
     let grouped = state.resctrl.as_ref().map_or(Ok(()), |group| resctrl::assign(group, process.pid.as_raw()));
-    match grouped.and_then(|()| process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None))) {
+    let attached = grouped.and_then(|()| unit.map_or(Ok(()), |unit| systemd::attach(unit, sub, process.pid)));
+    match attached.and_then(|()| process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None))) {
         Ok(_) => Ok(process),
         Err(error) => {
             process.kill();
@@ -83,6 +93,11 @@ fn in_sub_cgroup(plan: &Plan, slots: Slots, report: &Shared<Report>, state: &Sta
         }
         other => other,
     }
+}
+
+/// The user's scope that the container's cgroup is.
+fn scope(state: &State) -> Option<&systemd::Unit> {
+    state.cgroup.as_ref()?.unit.as_ref().filter(|unit| unit.user)
 }
 
 /// The processors of this process while it clones, since a child has those of its parent; dropped, they are as before.

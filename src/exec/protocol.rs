@@ -3,7 +3,7 @@
 //! ```text
 //!  parent                         child
 //!    │ ─────── clone3 ─────────────▶ │
-//!    │ ◀─── Request (one byte) ───── │   IdMaps, NetDevices, RuntimeHooks, Ready; Source with the number of its step
+//!    │ ◀─── Request (one byte) ───── │   Scope, IdMaps, NetDevices, RuntimeHooks, Ready; Source with the number of its step
 //!    │ ──── go (one byte) ─────────▶ │   for Source with a descriptor
 //!    │ ◀─── end of file ──────────── │   execve has closed the socket, or the process is gone
 //! ```
@@ -140,6 +140,7 @@ impl Question {
             1 => Self::Planned(Request::IdMaps),
             2 => Self::Planned(Request::RuntimeHooks),
             4 => Self::Planned(Request::NetDevices),
+            5 => Self::Planned(Request::Scope),
             _ => Self::Planned(Request::Ready),
         }
     }

@@ -65,6 +65,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// `--preserve-fds`: how many descriptors from 3 on the container gets.
     pub preserve_fds: u32,
+    /// `--systemd-cgroup`: systemd makes the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// An id-mapped mount that the parent makes before the clone.
@@ -147,7 +149,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         spec.process().as_ref().ok_or_else(|| Error::new("process property must not be empty").at("/process"))?;
     let namespaces = namespaces::Namespaces::of(spec)?;
     let mut warnings = Vec::new();
-    let resources = resources::plan(spec, facts, &options.id, &mut warnings)?;
+    let resources = resources::plan(spec, facts, options, &mut warnings)?;
     let hooks = hooks::Hooks::of(spec)?;
     let mut stage = Steps::default();
     let mut child = Steps::default();
@@ -155,6 +157,10 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
 
     namespaces.stage(spec, &mut stage)?;
     begin(&mut child);
+    if resources.as_ref().is_some_and(|resources| resources.scope.is_some()) {
+        // Before the ids change: systemd moves a user's process only as long as it is that user's.
+        child.push(Op::Await(Request::Scope), "/linux/cgroupsPath");
+    }
     namespaces.enter(&mut child, resources.is_some());
     let net_devices = net_devices::plan(spec, &mut child);
     child.push(Op::ClearDumpable, "");

@@ -140,6 +140,8 @@ pub enum Request {
     Ready = 3,
     /// Move the network devices into the child's network namespace.
     NetDevices = 4,
+    /// Have systemd start the scope with the child in it, and set what its properties do not.
+    Scope = 5,
 }
 
 /// When the seccomp filter is loaded.

@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Mount, Spec};
 
-use super::{HostFacts, IdMap};
+use super::{HostFacts, IdMap, Options};
 use crate::cgroup;
 use crate::error::{Error, Result};
+use crate::systemd::Scope;
 
-/// The cgroup that the container is born in.
+/// The cgroup that the container is born in, or that systemd puts it into.
 #[derive(Debug, Clone)]
 pub struct Resources {
-    /// Its path below the cgroup2 mount.
+    /// Its path below the cgroup2 mount. With a scope, where it is expected.
     pub path: String,
+    /// systemd makes it, as that of this scope.
+    pub scope: Option<Scope>,
     /// The configuration named the path.
     pub path_given: bool,
     /// The limits, in the order in which they are written.
@@ -24,13 +27,18 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// A cgroup is more than a convenience: a limit or a path was asked for.
+    /// A cgroup is more than a convenience: a limit, a path or a scope was asked for.
     pub fn required(&self) -> bool {
-        !self.writes.is_empty() || self.path_given
+        !self.writes.is_empty() || self.path_given || self.scope.is_some()
     }
 }
 
-pub(super) fn plan(spec: &Spec, facts: &HostFacts, id: &str, warnings: &mut Vec<String>) -> Result<Option<Resources>> {
+pub(super) fn plan(
+    spec: &Spec,
+    facts: &HostFacts,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Resources>> {
     let linux = spec.linux().as_ref();
     let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let resources = linux.and_then(|linux| linux.resources().as_ref());
@@ -41,14 +49,25 @@ pub(super) fn plan(spec: &Spec, facts: &HostFacts, id: &str, warnings: &mut Vec<
                 .at(writes[0].from.clone())
                 .hint("mount cgroup2 on /sys/fs/cgroup, or take linux.resources out"));
         }
+        if options.systemd_cgroup {
+            return Err(Error::new("no cgroup v2 file system is mounted, so systemd can make no cgroup")
+                .hint("mount cgroup2 on /sys/fs/cgroup, or leave --systemd-cgroup out"));
+        }
         warnings.push("no cgroup v2 file system is mounted: the container runs without a cgroup of its own".into());
         return Ok(None);
     };
-    let path = cgroup::path(cgroups_path, id, &hierarchy.own)?;
+    let (scope, path) = if options.systemd_cgroup {
+        let user = facts.rootless.then_some(facts.euid);
+        let (scope, path) = Scope::plan(spec, &options.id, &writes, user, &hierarchy.own)?;
+        (Some(scope), path)
+    } else {
+        (None, cgroup::path(cgroups_path, &options.id, &hierarchy.own)?)
+    };
     // A user namespace has no right to BPF_PROG_TYPE_CGROUP_DEVICE: the host's permissions on the nodes hold there.
     let devices = if facts.rootless { None } else { cgroup::device::program(&cgroup::device::rules(resources)?)? };
     let path_given = cgroups_path.is_some_and(|path| !path.as_os_str().is_empty());
-    Ok(Some(Resources { path, path_given, writes, devices, owner: owner(spec).filter(|uid| *uid != facts.euid) }))
+    let owner = owner(spec).filter(|uid| *uid != facts.euid);
+    Ok(Some(Resources { path, scope, path_given, writes, devices, owner }))
 }
 
 /// The host's id of `process.user.uid`, when the container sees its own cgroup as the root of a new cgroup namespace and may

@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 use serde_json::{Value, json};
 
 use super::op::{Mount, Op, Request, SeccompWhen, Source, Step};
-use super::{IdMap, Plan, ranges};
+use super::{IdMap, Plan, Resources, ranges};
 use crate::sys::process::StringArray;
 
 fn text(string: &CStr) -> std::borrow::Cow<'_, str> {
@@ -117,6 +117,7 @@ impl Display for Op {
                 f.write_str("wait until the runtime has run prestart and createRuntime")
             }
             Op::Await(Request::Ready) => f.write_str("wait until the runtime has saved the state"),
+            Op::Await(Request::Scope) => f.write_str("wait until systemd has started the scope with this process"),
             Op::Await(Request::NetDevices) => f.write_str("wait until the runtime has moved the network devices"),
             Op::BecomeRoot => f.write_str("become uid 0 and gid 0 of the user namespace"),
             Op::ClearDumpable => f.write_str("clear the dumpable flag"),
@@ -248,20 +249,12 @@ impl By {
 /// Every operation in the order in which it happens: who, what, and where it comes from.
 fn lines(plan: &Plan) -> Vec<(By, String, String)> {
     let mut lines: Vec<(By, String, String)> = Vec::new();
-    let mut runtime = |what: String, from: &str| lines.push((By::Runtime, what, from.to_owned()));
-    if let Some(resources) = &plan.resources {
-        runtime(format!("mkdir cgroup {}", resources.path), "/linux/cgroupsPath");
-        for write in &resources.writes {
-            runtime(format!("write {} = {:?}", write.file, write.value), &write.from);
-        }
-        if let Some(program) = &resources.devices {
-            let what = format!("attach a device filter of {} instructions", program.len());
-            runtime(what, "/linux/resources/devices");
-        }
-        if let Some(uid) = resources.owner {
-            runtime(format!("delegate the cgroup to uid {uid}"), "/linux/cgroupsPath");
-        }
+    let born = plan.resources.as_ref().filter(|resources| resources.scope.is_none());
+    if let Some(resources) = born {
+        lines.push((By::Runtime, format!("mkdir cgroup {}", resources.path), "/linux/cgroupsPath".to_owned()));
+        cgroup_lines(resources, &mut lines);
     }
+    let mut runtime = |what: String, from: &str| lines.push((By::Runtime, what, from.to_owned()));
     if let Some(rdt) = &plan.intel_rdt {
         runtime(format!("make or join resctrl group /{}", rdt.class), "/linux/intelRdt");
         for text in &rdt.schemata {
@@ -288,7 +281,7 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
             format!("sched_setaffinity {}, until the process is in the cgroup", ranges::text(&plan.initial_cpus));
         runtime(what, "/process/execCPUAffinity/initial");
     }
-    let into = if plan.resources.is_some() { "|CLONE_INTO_CGROUP" } else { "" };
+    let into = if born.is_some() { "|CLONE_INTO_CGROUP" } else { "" };
     if plan.stage.is_empty() {
         runtime(format!("clone3 {}{into}", clone_flags(plan.clone_flags)), "/linux/namespaces");
     } else {
@@ -300,6 +293,7 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
     for step in &plan.child {
         lines.push(line(By::Container, step));
         match &step.op {
+            Op::Await(Request::Scope) => plan.resources.iter().for_each(|resources| scope_lines(resources, &mut lines)),
             Op::Await(Request::IdMaps) => id_map_lines(plan, &mut lines),
             Op::Await(Request::NetDevices) => lines.extend(plan.net_devices.iter().map(|device| {
                 let what = format!("move network device {} to the container as {}", device.host, device.name);
@@ -313,6 +307,32 @@ fn lines(plan: &Plan) -> Vec<(By, String, String)> {
         }
     }
     lines
+}
+
+/// What is done to the cgroup once it is there.
+fn cgroup_lines(resources: &Resources, lines: &mut Vec<(By, String, String)>) {
+    let mut runtime = |what: String, from: &str| lines.push((By::Runtime, what, from.to_owned()));
+    for write in &resources.writes {
+        runtime(format!("write {} = {:?}", write.file, write.value), &write.from);
+    }
+    if let Some(program) = &resources.devices {
+        let what = format!("attach a device filter of {} instructions", program.len());
+        runtime(what, "/linux/resources/devices");
+    }
+    if let Some(uid) = resources.owner {
+        runtime(format!("delegate the cgroup to uid {uid}"), "/linux/cgroupsPath");
+    }
+}
+
+fn scope_lines(resources: &Resources, lines: &mut Vec<(By, String, String)>) {
+    let Some(scope) = &resources.scope else { return };
+    for property in &scope.properties {
+        lines.push((By::Runtime, format!("property {} = {}", property.name, property.value), property.from.clone()));
+    }
+    let bus = if scope.unit.user { "the user's" } else { "the system's" };
+    let what = format!("StartTransientUnit {} with it by {bus} systemd: cgroup {}", scope.unit.name, resources.path);
+    lines.push((By::Runtime, what, "/linux/cgroupsPath".to_owned()));
+    cgroup_lines(resources, lines);
 }
 
 fn line(by: By, step: &Step) -> (By, String, String) {

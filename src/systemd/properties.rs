@@ -1,0 +1,153 @@
+//! Limits as properties of the unit (systemd.resource-control(5)), so that systemd knows them, and writes the same when it
+//! writes to the cgroup again, as after `systemctl daemon-reload`.
+//!
+//! What has no property (`hugetlb`, `rdma`, `misc`, `cpu.max.burst`, most of `unified`), or one that is less
+//! exact, is written to the cgroup's files once the scope is there, as the cgroupfs driver does.
+
+use crate::cgroup::{Refused, Write};
+use crate::dbus::Value;
+use crate::plan::op::Pointer;
+use crate::plan::ranges;
+
+/// The `CPUWeight` that stands for `cpu.idle`.
+const IDLE: Value = Value::Uint64(0);
+
+/// One property of the unit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Property {
+    /// Its name on D-Bus, such as `MemoryMax`.
+    pub name: String,
+    /// Its value.
+    pub value: Value,
+    /// Place in `config.json` that it comes from.
+    pub from: Pointer,
+}
+
+impl Property {
+    pub(super) fn new(name: &str, value: Value, from: &str) -> Self {
+        Self { name: name.to_owned(), value, from: from.to_owned() }
+    }
+
+    /// The version of systemd that knows it; 0 for those that every version with cgroup v2 has.
+    pub(super) fn since(&self) -> u32 {
+        if self.name == "CPUWeight" && self.value == IDLE { 252 } else { 0 }
+    }
+}
+
+/// The properties that say the same as `writes`, as far as there are any.
+pub(super) fn of_writes(writes: &[Write]) -> Vec<Property> {
+    writes.iter().flat_map(of_write).collect()
+}
+
+fn of_write(write: &Write) -> Vec<Property> {
+    let property = |name: &str, value: Option<Value>| value.map(|value| Property::new(name, value, &write.from));
+    let amount = |name: &str| property(name, amount(&write.value)).into_iter().collect();
+    let mask = |name: &str| property(name, mask(&write.value)).into_iter().collect();
+    match write.file.as_str() {
+        "memory.max" => amount("MemoryMax"),
+        "memory.high" => amount("MemoryHigh"),
+        "memory.low" => amount("MemoryLow"),
+        "memory.min" => amount("MemoryMin"),
+        "memory.swap.max" => amount("MemorySwapMax"),
+        "pids.max" => amount("TasksMax"),
+        "cpu.weight" => amount("CPUWeight"),
+        "cpu.idle" if write.value == "1" => vec![Property::new("CPUWeight", IDLE, &write.from)],
+        "cpuset.cpus" => mask("AllowedCPUs"),
+        "cpuset.mems" => mask("AllowedMemoryNodes"),
+        "cpu.max" => bandwidth(&write.value)
+            .into_iter()
+            .flat_map(|(quota, period)| {
+                [
+                    Property::new("CPUQuotaPerSecUSec", quota, &write.from),
+                    Property::new("CPUQuotaPeriodUSec", period, &write.from),
+                ]
+            })
+            .collect(),
+        // The weights of v1 are foreseen for two files, and systemd knows the second one's.
+        "io.bfq.weight" => match &write.refused {
+            Refused::InsteadIfMissing { value, .. } => property("IOWeight", amount_of(value)).into_iter().collect(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// A number, or `max`. What is neither, such as a size with a unit or an entry for one device, is the kernel's to read.
+fn amount(value: &str) -> Option<Value> {
+    if value == "max" { Some(Value::Uint64(u64::MAX)) } else { amount_of(value) }
+}
+
+fn amount_of(value: &str) -> Option<Value> {
+    value.parse().ok().map(Value::Uint64)
+}
+
+/// The time of each second. systemd keeps it in whole percents, and cuts what is below: so it is rounded up here, and
+/// the cgroup's file has the exact one until systemd writes it again.
+fn bandwidth(value: &str) -> Option<(Value, Value)> {
+    let (quota, period) = value.split_once(' ')?;
+    let period: u64 = period.parse().ok()?;
+    let per_second = match quota {
+        "max" => u64::MAX,
+        quota => {
+            let exact = u128::from(quota.parse::<u64>().ok()?) * 1_000_000 / u128::from(period.max(1));
+            u64::try_from(exact).ok()?.checked_next_multiple_of(10_000)?
+        }
+    };
+    Some((Value::Uint64(per_second), Value::Uint64(period)))
+}
+
+/// A list of numbers as the bytes of a bit mask, the lowest first.
+fn mask(list: &str) -> Option<Value> {
+    let words = ranges::mask(list).ok()?;
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0)? + 1);
+    Some(Value::Array("y".to_owned(), bytes.into_iter().map(Value::Byte).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::writes;
+
+    fn shown(resources: &str) -> Vec<String> {
+        let writes = writes(&serde_json::from_str(resources).unwrap()).unwrap();
+        of_writes(&writes).iter().map(|property| format!("{}={}", property.name, property.value)).collect()
+    }
+
+    #[test]
+    fn limits_become_properties() {
+        let all = r#"{
+            "memory": {"limit": 33554432, "swap": 67108864, "reservation": 1048576},
+            "cpu": {"shares": 1024, "quota": 12345, "period": 100000, "burst": 1000, "cpus": "0,9", "mems": "0"},
+            "pids": {"limit": -1},
+            "blockIO": {"weight": 500},
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 0}],
+            "unified": {"memory.high": "30000000", "cgroup.max.depth": "3"}
+        }"#;
+        assert_eq!(
+            shown(all),
+            [
+                "TasksMax=infinity",
+                "MemorySwapMax=33554432",
+                "MemoryMax=33554432",
+                "MemoryLow=1048576",
+                "IOWeight=4950",
+                "CPUWeight=100",
+                "CPUQuotaPerSecUSec=130000",
+                "CPUQuotaPeriodUSec=100000",
+                "AllowedCPUs=[0x01 0x02]",
+                "AllowedMemoryNodes=[0x01]",
+                "MemoryHigh=30000000",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_only_the_kernel_reads_is_left_to_it() {
+        assert_eq!(shown(r#"{"unified": {"memory.max": "1G", "cpu.max": "max"}}"#), [""; 0]);
+        assert_eq!(shown(r#"{"cpu": {"idle": 1, "shares": 2}}"#), ["CPUWeight=0"]);
+        assert_eq!(shown(r#"{"cpu": {"idle": 0, "shares": 2}}"#), ["CPUWeight=1"]);
+        assert_eq!(shown(r#"{"cpu": {"period": 50000}}"#), ["CPUQuotaPerSecUSec=infinity", "CPUQuotaPeriodUSec=50000"]);
+        assert_eq!(shown(r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}"#), [""; 0]);
+    }
+}

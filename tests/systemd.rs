@@ -1,0 +1,670 @@
+//! The systemd driver: against a systemd that this file plays, and, in the machine that has one, against the real one.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use common::{Bundle, Outcome, alive, begin, cgroup_of, outcome, wait};
+use orlop::dbus::{Reader, Value, signature};
+use serde_json::json;
+
+const DBUS: &str = "org.freedesktop.DBus.Error";
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+
+/// A method call that the fake has heard.
+#[derive(Debug, Clone, PartialEq)]
+struct Call {
+    name: String,
+    body: Vec<Value>,
+}
+
+/// What the fake does with a call.
+enum Answer {
+    Values(Vec<Value>),
+    /// A job that ends so.
+    Job(&'static str),
+    Error(String, &'static str),
+    /// Nothing, for as long as the caller likes.
+    Silence,
+}
+
+/// A bus with a systemd of our own making behind it.
+struct Fake {
+    path: PathBuf,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Fake {
+    fn new(bundle: &Bundle, systemd: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        let path = bundle.dir.join("bus");
+        let listener = UnixListener::bind(&path).expect("bind");
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (heard, systemd) = (Arc::clone(&calls), Arc::new(systemd));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (heard, systemd) = (Arc::clone(&heard), Arc::clone(&systemd));
+                std::thread::spawn(move || serve(stream, &heard, &*systemd));
+            }
+        });
+        Self { path, calls }
+    }
+
+    /// The calls of systemd so far, by name.
+    fn heard(&self) -> Vec<String> {
+        self.calls.lock().unwrap().iter().map(|call| call.name.clone()).collect()
+    }
+
+    fn on(&self, mut command: Command) -> Outcome {
+        outcome(self.with(&mut command))
+    }
+
+    fn with(&self, command: &mut Command) -> Command {
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", self.path.display()));
+        std::mem::replace(command, Command::new("true"))
+    }
+}
+
+/// One connection, until the caller closes it.
+fn serve(mut stream: UnixStream, heard: &Mutex<Vec<Call>>, systemd: &dyn Fn(&Call) -> Answer) {
+    let mut words = [0; 29];
+    if stream.read_exact(&mut words).is_err() {
+        return;
+    }
+    stream.write_all(b"DATA\r\nOK 00\r\n").expect("write");
+    while let Some((serial, call)) = read(&mut stream) {
+        let answer = match call.name.as_str() {
+            "Hello" => Answer::Values(vec![":1.9".into()]),
+            "AddMatch" => Answer::Values(Vec::new()),
+            _ => {
+                heard.lock().unwrap().push(call.clone());
+                systemd(&call)
+            }
+        };
+        let to = (5, Value::Uint32(serial));
+        let said = match answer {
+            Answer::Values(values) => message(2, vec![to], &values),
+            Answer::Error(name, text) => message(3, vec![to, (4, name.as_str().into())], &[text.into()]),
+            Answer::Job(result) => {
+                let job = Value::Path("/job/1".into());
+                let unit = call.body[0].clone();
+                let names = vec![(2, format!("{SYSTEMD}.Manager").as_str().into()), (3, "JobRemoved".into())];
+                let removed = message(4, names, &[Value::Uint32(1), job.clone(), unit, result.into()]);
+                [removed, message(2, vec![to], &[job])].concat()
+            }
+            Answer::Silence => continue,
+        };
+        // The caller may have given up.
+        let _ = stream.write_all(&said);
+    }
+}
+
+fn read(stream: &mut UnixStream) -> Option<(u32, Call)> {
+    let mut message = vec![0; 16];
+    stream.read_exact(&mut message).ok()?;
+    let number = |at: usize| u32::from_le_bytes(message[at..at + 4].try_into().unwrap());
+    let (body, serial) = (number(4) as usize, number(8));
+    let start = (16 + number(12) as usize).next_multiple_of(8);
+    message.resize(start + body, 0);
+    stream.read_exact(&mut message[16..]).ok()?;
+    let fields = Reader::new(&message[..start], false).values("yyyyuua(yv)").expect("a header").pop();
+    let Some(Value::Array(_, fields)) = fields else { panic!("no fields") };
+    let field = |wanted: u8| {
+        fields.iter().find_map(|field| match field {
+            Value::Struct(pair) if pair[0] == Value::Byte(wanted) => match &pair[1] {
+                Value::Variant(value) => Some((**value).clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    let types = field(8).map(|types| if let Value::Signature(types) = types { types } else { String::new() });
+    let body = Reader::new(&message[start..], false).values(&types.unwrap_or_default()).expect("a body");
+    Some((serial, Call { name: field(3)?.as_str()?.to_owned(), body }))
+}
+
+fn message(kind: u8, mut fields: Vec<(u8, Value)>, body: &[Value]) -> Vec<u8> {
+    fields.extend([(7, ":1.1".into()), (8, Value::Signature(signature(body)))]);
+    let field = |(code, value)| Value::Struct(vec![Value::Byte(code), Value::Variant(Box::new(value))]);
+    let mut content = Vec::new();
+    body.iter().for_each(|value| value.write(&mut content));
+    let mut out = vec![b'l', kind, 0, 1];
+    out.extend((content.len() as u32).to_le_bytes());
+    out.extend(7u32.to_le_bytes());
+    Value::Array("(yv)".into(), fields.into_iter().map(field).collect()).write(&mut out);
+    out.resize(out.len().next_multiple_of(8), 0);
+    [out, content].concat()
+}
+
+/// The properties in a call of StartTransientUnit.
+fn properties(call: &Call) -> Vec<(String, Value)> {
+    assert_eq!(signature(&call.body), "ssa(sv)a(sa(sv))");
+    let Value::Array(_, list) = &call.body[2] else { panic!("{call:?}") };
+    let pair = |value: &Value| match value {
+        Value::Struct(pair) => match &pair[1] {
+            Value::Variant(value) => (pair[0].as_str().unwrap().to_owned(), (**value).clone()),
+            _ => panic!("{value:?}"),
+        },
+        _ => panic!("{value:?}"),
+    };
+    list.iter().map(pair).collect()
+}
+
+fn property(call: &Call, name: &str) -> Option<Value> {
+    properties(call).into_iter().rev().find(|(other, _)| other == name).map(|(_, value)| value)
+}
+
+/// The container's process as the call names it.
+fn pid(call: &Call) -> u32 {
+    match property(call, "PIDs") {
+        Some(Value::Array(_, pids)) => match pids[..] {
+            [Value::Uint32(pid)] => pid,
+            _ => panic!("{pids:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What systemd does: the cgroup with the process in it below that of the test, and its end.
+fn working(bundle: &Bundle) -> impl Fn(&Call) -> Answer + Send + Sync + use<> {
+    let group = group(bundle);
+    move |call| match call.name.as_str() {
+        "StartTransientUnit" => {
+            let scope = group.join(call.body[0].as_str().unwrap());
+            fs::create_dir_all(&scope).expect("a cgroup");
+            fs::write(scope.join("cgroup.procs"), pid(call).to_string()).expect("move the process");
+            Answer::Job("done")
+        }
+        "StopUnit" => {
+            let scope = group.join(call.body[0].as_str().unwrap());
+            fs::write(scope.join("cgroup.kill"), "1").expect("kill");
+            wait(|| fs::remove_dir(&scope).is_ok());
+            let _ = fs::remove_dir(&group);
+            Answer::Job("done")
+        }
+        _ => Answer::Error(format!("{SYSTEMD}.NoSuchUnit"), "not loaded"),
+    }
+}
+
+fn group(bundle: &Bundle) -> PathBuf {
+    Path::new("/sys/fs/cgroup").join(&bundle.id)
+}
+
+fn named(bundle: Bundle) -> Bundle {
+    let path = format!("t-a.slice:orlop:{}", bundle.id);
+    bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(path))
+}
+
+fn nothing_left(bundle: &Bundle) {
+    assert!(!bundle.state_dir().exists());
+}
+
+#[test]
+fn a_scope_is_started_with_the_waiting_process_and_later_commands_know_it() {
+    let bundle = named(Bundle::sleeper()).edit(|config| {
+        config["annotations"] = json!({"org.systemd.property.TimeoutStopSec": "5", "other": "x"});
+        config["linux"]["devices"] = json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}]);
+        config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    let fake = Fake::new(&bundle, working(&bundle));
+    let unit = format!("orlop-{}.scope", bundle.id);
+    fake.on(bundle.making("create", &["--systemd-cgroup"])).well();
+    let call = fake.calls.lock().unwrap()[0].clone();
+    assert_eq!(
+        (call.name.as_str(), &call.body[..2]),
+        ("StartTransientUnit", &[unit.as_str().into(), "replace".into()][..])
+    );
+    for (name, value) in [
+        ("Slice", Value::from("t-a.slice")),
+        ("Delegate", Value::Bool(true)),
+        ("DefaultDependencies", Value::Bool(false)),
+        ("MemoryAccounting", Value::Bool(true)),
+        ("CPUAccounting", Value::Bool(true)),
+        ("TasksAccounting", Value::Bool(true)),
+        ("IOAccounting", Value::Bool(true)),
+        ("TimeoutStopUSec", Value::Uint64(5_000_000)),
+    ] {
+        assert_eq!(property(&call, name), Some(value), "{name}");
+    }
+    assert_eq!(pid(&call), bundle.pid());
+    let scope = group(&bundle).join(&unit);
+    assert_eq!(cgroup_of(bundle.pid()), scope);
+
+    bundle.start();
+    // The cgroup namespace was made in the scope, and exec is born there.
+    assert_eq!(bundle.inside("cat /proc/1/cgroup /proc/self/cgroup | grep ^0:"), "0::/\n0::/");
+    assert_eq!(bundle.inside("cat /dev/fuse 2>&1 | grep -c 'not permitted'"), "1");
+    bundle.on("pause", &[]).well();
+    assert_eq!(fs::read_to_string(scope.join("cgroup.freeze")).unwrap().trim(), "1");
+    bundle.on("resume", &[]).well();
+    bundle.on("kill", &["KILL"]).well();
+    bundle.await_status("stopped");
+    fake.on(bundle.command(&["delete", &bundle.id])).well();
+    assert_eq!(fake.heard()[1..], ["StopUnit", "ResetFailedUnit"]);
+    assert!(!scope.exists());
+    nothing_left(&bundle);
+}
+
+fn running(bundle: &Bundle, fake: &Fake) -> Outcome {
+    fake.on(run(bundle))
+}
+
+fn run(bundle: &Bundle) -> Command {
+    bundle.making("run", &["--systemd-cgroup"])
+}
+
+#[test]
+fn a_run_stops_its_scope_at_the_end() {
+    let bundle = Bundle::script("cat /proc/self/cgroup | grep ^0:; exit 7");
+    let fake = Fake::new(&bundle, working(&bundle));
+    let outcome = running(&bundle, &fake);
+    assert_eq!((outcome.code, outcome.stdout().trim()), (Some(7), "0::/"));
+    let call = fake.calls.lock().unwrap()[0].clone();
+    assert_eq!(call.body[0].as_str(), Some(format!("runc-{}.scope", bundle.id).as_str()));
+    assert_eq!(property(&call, "Slice"), Some("system.slice".into()));
+    assert_eq!(fake.heard(), ["StartTransientUnit", "StopUnit", "ResetFailedUnit"]);
+    nothing_left(&bundle);
+}
+
+#[test]
+fn without_a_bus_nothing_is_made() {
+    let bundle = named(Bundle::new());
+    for address in ["unix:path=/nonexistent/bus", "tcp:host=x", ""] {
+        let mut command = run(&bundle);
+        // The machine with systemd has a bus in the usual place.
+        if address.is_empty() && Path::new("/run/dbus/system_bus_socket").exists() {
+            continue;
+        }
+        outcome(std::mem::replace(command.env("DBUS_SYSTEM_BUS_ADDRESS", address), Command::new("true")))
+            .fails(if address.starts_with("tcp") { "names no socket" } else { "connect to systemd over unix:path=" });
+        nothing_left(&bundle);
+    }
+}
+
+#[test]
+fn a_silent_systemd_is_an_error_in_time_and_the_waiting_process_ends() {
+    let bundle = named(Bundle::new());
+    let fake = Fake::new(&bundle, |_| Answer::Silence);
+    running(&bundle, &fake).fails("systemd did not answer within 30 s (StartTransientUnit over unix:path=");
+    let call = fake.calls.lock().unwrap()[0].clone();
+    assert!(!alive(pid(&call)));
+    // What did not answer is not asked again.
+    assert_eq!(fake.heard(), ["StartTransientUnit"]);
+    nothing_left(&bundle);
+}
+
+#[test]
+fn a_unit_that_is_there_is_left_alone() {
+    let bundle = named(Bundle::new());
+    let exists = format!("{SYSTEMD}.UnitExists");
+    let fake = Fake::new(&bundle, move |call| match call.name.as_str() {
+        "StartTransientUnit" => {
+            Answer::Error(exists.clone(), "Unit x.scope was already loaded or has a fragment file.")
+        }
+        _ => Answer::Values(Vec::new()),
+    });
+    let said = running(&bundle, &fake)
+        .fails("unable to apply cgroup configuration: Unit x.scope was already loaded or has a fragment file.");
+    assert!(said.contains("/linux/cgroupsPath"), "{said}");
+    // One that has failed is reset; never is one stopped that is another's.
+    assert_eq!(fake.heard(), ["StartTransientUnit", "ResetFailedUnit", "StartTransientUnit"]);
+    nothing_left(&bundle);
+}
+
+#[test]
+fn what_systemd_refuses_or_fails_to_do_is_said() {
+    let bundle = named(Bundle::new());
+    let fake = Fake::new(&bundle, |call| match call.name.as_str() {
+        "StartTransientUnit" => Answer::Job("failed"),
+        _ => Answer::Values(Vec::new()),
+    });
+    running(&bundle, &fake).fails("got `failed`");
+    assert_eq!(fake.heard(), ["StartTransientUnit", "ResetFailedUnit"]);
+    nothing_left(&bundle);
+
+    let bundle = named(Bundle::new());
+    let fake = Fake::new(&bundle, |_| Answer::Error(format!("{DBUS}.ServiceUnknown"), "no such name"));
+    running(&bundle, &fake).fails("systemd is not on this bus");
+
+    // Done, it says, and the process is where it was.
+    let bundle = named(Bundle::new());
+    let fake = Fake::new(&bundle, |_| Answer::Job("done"));
+    running(&bundle, &fake).fails("but the container's process is in the cgroup");
+    assert_eq!(fake.heard(), ["StartTransientUnit", "StopUnit", "ResetFailedUnit"]);
+    nothing_left(&bundle);
+}
+
+#[test]
+fn a_runtime_that_is_killed_leaves_no_process_and_touches_no_unit() {
+    let bundle = named(Bundle::new());
+    let fake = Fake::new(&bundle, |_| Answer::Silence);
+    let mut command = run(&bundle);
+    let mut runtime = begin(fake.with(&mut command));
+    wait(|| !fake.heard().is_empty());
+    let process = pid(&fake.calls.lock().unwrap()[0].clone());
+    assert!(alive(process));
+    runtime.child.kill().unwrap();
+    runtime.child.wait().unwrap();
+    wait(|| !alive(process));
+    // The unit of that name may be another's.
+    fake.on(bundle.command(&["delete", "--force", &bundle.id])).well();
+    assert_eq!(fake.heard(), ["StartTransientUnit"]);
+    nothing_left(&bundle);
+}
+
+#[test]
+fn a_container_is_deleted_without_systemd_too() {
+    let bundle = named(Bundle::sleeper());
+    let fake = Fake::new(&bundle, working(&bundle));
+    fake.on(bundle.making("run", &["--systemd-cgroup", "--detach"])).well();
+    let scope = bundle.cgroup();
+    let mut delete = bundle.command(&["delete", "--force", &bundle.id]);
+    delete.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+    outcome(delete).well();
+    assert!(!scope.exists());
+    let _ = fs::remove_dir(group(&bundle));
+    nothing_left(&bundle);
+}
+
+#[test]
+fn an_older_systemd_is_not_asked_for_what_it_does_not_know() {
+    for (version, expected) in [("249.11-0ubuntu3", None), ("252.39-1~deb12u1", Some(Value::Uint64(0)))] {
+        let bundle = named(Bundle::new()).edit(|config| config["linux"]["resources"] = json!({"cpu": {"idle": 1}}));
+        let fake = Fake::new(&bundle, move |call| match call.name.as_str() {
+            "Get" => Answer::Values(vec![Value::Variant(Box::new(version.into()))]),
+            _ => Answer::Error(format!("{DBUS}.AccessDenied"), "not this time"),
+        });
+        running(&bundle, &fake).fails("not this time");
+        let call = fake.calls.lock().unwrap().iter().find(|call| call.name == "StartTransientUnit").cloned();
+        assert_eq!(property(&call.expect("a call"), "CPUWeight"), expected, "{version}");
+    }
+}
+
+#[test]
+fn what_is_no_unit_or_no_property_is_an_error_in_place() {
+    for (pointer, key, value, words) in [
+        ("/linux/cgroupsPath", "cgroupsPath", "/a/b", "slice:prefix:name"),
+        ("/linux/cgroupsPath", "cgroupsPath", "a--b.slice:p:n", "invalid slice name"),
+        ("/annotations/org.systemd.property.X-y", "X-y", "true", "name"),
+        ("/annotations/org.systemd.property.PIDs", "PIDs", "@au [1]", "the runtime itself"),
+        ("/annotations/org.systemd.property.After", "After", "a.service", "GVariant"),
+    ] {
+        let bundle = Bundle::new().edit(|config| match key {
+            "cgroupsPath" => config["linux"]["cgroupsPath"] = json!(value),
+            _ => config["annotations"] = json!({format!("org.systemd.property.{key}"): value}),
+        });
+        for verb in ["plan", "check"] {
+            let mut command = bundle.command(&["--systemd-cgroup", verb]);
+            // check looks for the bus, too
+            command.arg(&bundle.dir).env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+            let said = outcome(command);
+            let said = said.stdout() + &said.stderr();
+            assert!(said.contains(pointer) && said.contains(words), "{verb}: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_plan_says_what_systemd_is_asked_and_when() {
+    let bundle = Bundle::new().edit(|config| {
+        config["linux"]["cgroupsPath"] = json!("a-b.slice:p:n");
+        config["linux"]["resources"] = json!({"memory": {"limit": 1048576}});
+    });
+    let mut command = bundle.command(&["--systemd-cgroup", "plan"]);
+    command.arg(&bundle.dir);
+    let said = outcome(command).well();
+    let at = |words: &str| said.find(words).unwrap_or_else(|| panic!("no {words:?} in {said}"));
+    let order = [
+        at("wait until systemd has started the scope"),
+        at("property Slice = \"a-b.slice\""),
+        at("property MemoryMax = 1048576"),
+        at("StartTransientUnit p-n.scope"),
+        at("cgroup /a.slice/a-b.slice/p-n.scope"),
+        at("write memory.max = \"1048576\""),
+        at("unshare CLONE_NEWCGROUP"),
+    ];
+    assert!(order.is_sorted(), "{said}");
+    assert!(!said.contains("CLONE_INTO_CGROUP") && !said.contains("mkdir cgroup"), "{said}");
+}
+
+// From here on with the real systemd.
+
+/// `systemctl show` of the container's scope.
+fn show(bundle: &Bundle, names: &str) -> String {
+    let unit = format!("orlop-{}.scope", bundle.id);
+    outcome(systemctl(&["show", &unit, "--property", names])).well()
+}
+
+fn systemctl(args: &[&str]) -> Command {
+    let mut command = Command::new("systemctl");
+    command.args(args);
+    command
+}
+
+fn up(bundle: &Bundle) {
+    outcome(bundle.making("run", &["--systemd-cgroup", "--detach"])).well();
+}
+
+fn value(bundle: &Bundle, file: &str) -> String {
+    fs::read_to_string(bundle.cgroup().join(file)).expect(file).trim().to_owned()
+}
+
+fn limited() -> Bundle {
+    named(Bundle::sleeper()).edit(|config| {
+        config["linux"]["devices"] = json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}]);
+        config["linux"]["resources"] = json!({
+            "memory": {"limit": 67108864, "swap": 134217728, "reservation": 33554432},
+            "cpu": {"shares": 2048, "quota": 50000, "period": 200000, "burst": 10000, "cpus": "0", "mems": "0"},
+            "pids": {"limit": 20},
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 2097152}],
+            "devices": [{"allow": false, "access": "rwm"}],
+            "unified": {"memory.high": "50331648", "cgroup.max.descendants": "3"}
+        });
+    })
+}
+
+const FILES: &[(&str, &str)] = &[
+    ("memory.max", "67108864"),
+    ("memory.low", "33554432"),
+    ("memory.high", "50331648"),
+    ("cpu.weight", "174"),
+    ("cpu.max", "50000 200000"),
+    ("cpu.max.burst", "10000"),
+    ("cpuset.cpus", "0"),
+    ("cpuset.mems", "0"),
+    ("pids.max", "20"),
+    ("hugetlb.2MB.max", "2097152"),
+    ("cgroup.max.descendants", "3"),
+];
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn limits_are_properties_and_outlast_a_reload() {
+    let bundle = limited();
+    up(&bundle);
+    let unit = format!("orlop-{}.scope", bundle.id);
+    assert_eq!(bundle.cgroup(), Path::new("/sys/fs/cgroup/t.slice/t-a.slice").join(&unit));
+    let shown = show(
+        &bundle,
+        "Slice,Delegate,MemoryMax,MemoryLow,MemoryHigh,MemorySwapMax,TasksMax,CPUWeight,CPUQuotaPerSecUSec,CPUQuotaPeriodUSec,AllowedCPUs,AllowedMemoryNodes",
+    );
+    for line in [
+        "Slice=t-a.slice",
+        "Delegate=yes",
+        "MemoryMax=67108864",
+        "MemoryLow=33554432",
+        "MemoryHigh=50331648",
+        "MemorySwapMax=67108864",
+        "TasksMax=20",
+        "CPUWeight=174",
+        "CPUQuotaPerSecUSec=250ms",
+        "CPUQuotaPeriodUSec=200ms",
+        "AllowedCPUs=0",
+        "AllowedMemoryNodes=0",
+    ] {
+        assert!(shown.lines().any(|other| other == line), "{line} in {shown}");
+    }
+    let device = "cat /dev/fuse 2>&1 | grep -c 'not permitted'; head -c 1 /dev/zero | wc -c";
+    for reloaded in [false, true] {
+        for (file, expected) in FILES {
+            assert_eq!(value(&bundle, file), *expected, "{file}, reloaded: {reloaded}");
+        }
+        assert_eq!(bundle.inside(device), "1\n1", "reloaded: {reloaded}");
+        outcome(systemctl(&["daemon-reload"])).well();
+    }
+    bundle.on("delete", &["--force"]).well();
+    assert!(show(&bundle, "LoadState").contains("not-found"));
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn an_idle_container_stays_idle_after_a_reload() {
+    let bundle = named(Bundle::sleeper()).edit(|config| config["linux"]["resources"] = json!({"cpu": {"idle": 1}}));
+    up(&bundle);
+    assert_eq!(value(&bundle, "cpu.idle"), "1");
+    outcome(systemctl(&["daemon-reload"])).well();
+    assert_eq!(value(&bundle, "cpu.idle"), "1");
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn runc_has_the_same_properties() {
+    let names = "Slice,Delegate,DefaultDependencies,MemoryMax,MemoryLow,MemorySwapMax,TasksMax,CPUQuotaPerSecUSec,\
+                 CPUQuotaPeriodUSec,AllowedCPUs,AllowedMemoryNodes,TimeoutStopUSec,KillMode,SendSIGHUP";
+    let bundle = limited().edit(|config| {
+        // What runc 1.1 does not know, or counts in another way.
+        for (section, key) in [("/cpu", "burst"), ("/cpu", "shares"), ("", "hugepageLimits")] {
+            let section = config["linux"]["resources"].pointer_mut(section).unwrap();
+            section.as_object_mut().unwrap().remove(key);
+        }
+        config["annotations"] = json!({
+            "org.systemd.property.TimeoutStopUSec": "uint64 7000000",
+            "org.systemd.property.SendSIGHUP": "true",
+        });
+    });
+    up(&bundle);
+    let ours = show(&bundle, names);
+    assert!(ours.contains("TimeoutStopUSec=7s") && ours.contains("SendSIGHUP=yes"), "{ours}");
+    bundle.on("delete", &["--force"]).well();
+    let root = bundle.dir.join("runc");
+    let runc = |args: &[&str]| {
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(&root).args(args).current_dir(&bundle.dir).stdin(Stdio::null());
+        outcome(command)
+    };
+    runc(&["--systemd-cgroup", "run", "--detach", &bundle.id]).well();
+    let theirs = show(&bundle, names);
+    runc(&["delete", "--force", &bundle.id]).well();
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn a_scope_ends_with_its_container() {
+    let bundle = named(Bundle::sleeper());
+    let runtime = begin(run(&bundle));
+    bundle.await_status("running");
+    let scope = bundle.cgroup();
+    // another container may not share it
+    let second =
+        Bundle::new().edit(|config| config["linux"]["cgroupsPath"] = json!(format!("t-a.slice:orlop:{}", bundle.id)));
+    outcome(run(&second)).fails("was already loaded or has a fragment file");
+    assert_eq!(bundle.status(), "running");
+    let mut killed = runtime;
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    bundle.on("delete", &["--force"]).well();
+    assert!(!scope.exists());
+    assert!(show(&bundle, "LoadState").contains("not-found"));
+
+    // One that the kernel has ended for its memory has failed, and is forgotten all the same.
+    let hungry = named(Bundle::script("tail /dev/zero")).edit(|config| {
+        config["linux"]["resources"] = json!({"memory": {"limit": 8388608, "swap": 8388608}});
+    });
+    assert_eq!(outcome(run(&hungry)).code, Some(137));
+    assert!(show(&hungry, "LoadState").contains("not-found"));
+}
+
+/// The machine's ordinary user, with a systemd of its own.
+const USER: u32 = 1000;
+
+fn as_user(command: &Command, own_session: bool) -> Command {
+    let mut user = Command::new("setpriv");
+    user.args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()]);
+    if own_session {
+        user.args(["systemd-run", "--user", "--scope", "--quiet", "--collect"]);
+    }
+    user.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    user.env("XDG_RUNTIME_DIR", format!("/run/user/{USER}")).env_remove("DBUS_SESSION_BUS_ADDRESS").current_dir("/");
+    user
+}
+
+fn of_user(bundle: Bundle) -> Bundle {
+    outcome({
+        let mut command = Command::new("loginctl");
+        command.args(["enable-linger", "user"]);
+        command
+    })
+    .well();
+    // Returns when it is up.
+    outcome(systemctl(&["start", &format!("user@{USER}.service")])).well();
+    let bundle = bundle.edit(|config| {
+        let rootless = orlop::spec::default_spec(true);
+        for key in ["namespaces", "uidMappings", "gidMappings"] {
+            config["linux"][key] = rootless["linux"][key].clone();
+        }
+        config["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        config["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        config["mounts"] = rootless["mounts"].clone();
+        config["linux"]["resources"] = json!({"memory": {"limit": 67108864}, "pids": {"limit": 30}});
+        config["linux"]["cgroupsPath"] = json!("");
+    });
+    outcome({
+        let mut command = Command::new("chown");
+        command.args(["-hR", "user:user"]).arg(&bundle.dir);
+        command
+    })
+    .well();
+    chown(&bundle.dir, Some(USER), Some(USER)).expect("chown");
+    fs::set_permissions(&bundle.dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+    bundle
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn a_users_container_is_a_scope_of_the_users_own_systemd() {
+    let bundle = of_user(Bundle::sleeper());
+    let create = bundle.making("run", &["--systemd-cgroup", "--detach"]);
+    // Once from a scope of its own, once from outside of its systemd, as from a login session.
+    for own_session in [true, false] {
+        outcome(as_user(&create, own_session)).well();
+        let slice = format!("/sys/fs/cgroup/user.slice/user-{USER}.slice/user@{USER}.service/user.slice");
+        let scope = Path::new(&slice).join(format!("runc-{}.scope", bundle.id));
+        let on = |args: &[&str]| outcome(as_user(&bundle.command(args), own_session));
+        let state = || serde_json::from_str::<serde_json::Value>(&on(&["state", &bundle.id]).well()).expect("JSON");
+        assert_eq!(cgroup_of(state()["pid"].as_u64().expect("a pid") as u32), scope);
+        for (file, expected) in [("memory.max", "67108864"), ("pids.max", "30")] {
+            assert_eq!(fs::read_to_string(scope.join(file)).expect(file).trim(), expected);
+        }
+        // In the scope, and so at the root of the container's cgroup namespace.
+        assert_eq!(on(&["exec", &bundle.id, "cat", "/proc/self/cgroup"]).well(), "0::/", "{own_session}");
+        on(&["pause", &bundle.id]).well();
+        assert_eq!(state()["status"], "paused");
+        on(&["resume", &bundle.id]).well();
+        let unit = format!("runc-{}.scope", bundle.id);
+        let shown = outcome(as_user(&systemctl(&["--user", "show", &unit, "--property", "MemoryMax"]), false)).well();
+        assert_eq!(shown, "MemoryMax=67108864");
+        on(&["delete", "--force", &bundle.id]).well();
+        assert!(!scope.exists());
+    }
+    // What is not delegated to it is an error that says how.
+    let bundle = bundle
+        .edit(|config| config["linux"]["resources"] = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}));
+    outcome(as_user(&create, true)).fails("user@.service");
+    nothing_left(&bundle);
+}
