@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::plan::schemata;
 use crate::resctrl::{self, Group};
 use crate::state::{Dir, State};
+use crate::systemd;
 
 /// What is to change.
 #[derive(Debug, Clone, Default)]
@@ -43,11 +44,14 @@ pub fn update(dir: &Dir, state: &State, cgroup: &Cgroup, mut change: Change, dev
     let group = group(state, &change)?;
     merge_change(&mut config, &change, &writes);
 
+    let unit = state.cgroup.as_ref().and_then(|saved| saved.unit.as_ref());
     let before = cgroup.update(&writes)?;
     let text = schemata(change.cache, change.bandwidth);
     let rest = || {
         let old = group.map(|group| resctrl::replace(group, &text)).transpose()?;
-        let kept = dir.write_config(config.to_string().as_bytes()).and_then(|()| match &filter {
+        let kept = dir.write_config(config.to_string().as_bytes());
+        let kept = kept.and_then(|()| unit.map_or(Ok(()), |unit| tell_systemd(unit, cgroup, &writes)));
+        let kept = kept.and_then(|()| match &filter {
             Some(program) => replace_devices(cgroup, program.as_deref()),
             None => Ok(()),
         });
@@ -59,6 +63,12 @@ pub fn update(dir: &Dir, state: &State, cgroup: &Cgroup, mut change: Change, dev
         })
     };
     rest().map_err(|error| before.take_back(cgroup, error))
+}
+
+/// systemd would write the old limits again. It has some of the new ones less exactly, so the files come last.
+fn tell_systemd(unit: &systemd::Unit, cgroup: &Cgroup, writes: &[cgroup::Write]) -> Result<()> {
+    systemd::set_limits(unit, writes)?;
+    writes.iter().try_for_each(|write| cgroup.write(write))
 }
 
 /// Values that are written together: of those that are not given, the ones in force are added.

@@ -517,6 +517,15 @@ fn limits_are_properties_and_outlast_a_reload() {
         assert_eq!(bundle.inside(device), "1\n1", "reloaded: {reloaded}");
         outcome(systemctl(&["daemon-reload"])).well();
     }
+    bundle.on("update", &["--pids-limit", "21", "--memory", "60000k", "--cpu-quota", "12345"]).well();
+    for reloaded in [false, true] {
+        let shown = show(&bundle, "TasksMax,MemoryMax,CPUQuotaPerSecUSec");
+        assert_eq!(shown, "CPUQuotaPerSecUSec=70ms\nMemoryMax=61440000\nTasksMax=21");
+        assert_eq!((value(&bundle, "pids.max"), value(&bundle, "memory.max")), ("21".into(), "61440000".into()));
+        // 6.17 percent, of which systemd keeps whole ones.
+        assert_eq!(value(&bundle, "cpu.max"), if reloaded { "14000 200000" } else { "12345 200000" });
+        outcome(systemctl(&["daemon-reload"])).well();
+    }
     bundle.on("delete", &["--force"]).well();
     assert!(show(&bundle, "LoadState").contains("not-found"));
 }

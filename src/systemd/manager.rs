@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::properties::Property;
+use super::properties::{Property, of_writes};
 use super::scope::{Scope, Unit};
+use crate::cgroup::Write;
 use crate::dbus::{Bus, Method, Reply, Value};
 use crate::error::{Error, Result};
 
@@ -61,6 +62,26 @@ pub fn start(scope: &Scope, pid: Pid) -> Result<()> {
 /// As [`start`].
 pub fn reachable(user: bool) -> Result<()> {
     Bus::connect(&address(user)?, LIMIT).map(drop)
+}
+
+/// Tells systemd of other limits of a unit that is there. It writes them to the cgroup, as exactly as it has them.
+///
+/// # Errors
+/// systemd can't be reached, refuses, or does not answer within 30 seconds.
+pub fn set_limits(unit: &Unit, writes: &[Write]) -> Result<()> {
+    let properties = of_writes(writes);
+    if properties.is_empty() {
+        return Ok(());
+    }
+    let mut systemd = Systemd::connect(unit)?;
+    let list = Value::Array("(sv)".to_owned(), systemd.known(&properties)?);
+    // Like the unit, they last until the next boot at most.
+    match systemd.call("SetUnitProperties", &[unit.name.as_str().into(), Value::Bool(true), list])? {
+        Reply::Values(..) => Ok(()),
+        Reply::Refused { text, .. } => {
+            Err(Error::new(format!("set the properties of the systemd unit {}: {text}", unit.name)))
+        }
+    }
 }
 
 /// Stops a unit, waits until it has ended, and has systemd forget how. One that is not there has ended.
