@@ -16,19 +16,18 @@ enum Format {
 /// `ps`.
 #[derive(Debug, Args)]
 pub(super) struct PsArgs {
-    /// The container's id
-    #[arg(value_name = "ID")]
-    id: String,
-    /// Options for ps(1) of this host [default: -ef]
-    #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
-    options: Vec<String>,
+    /// The container's id, and after it options for ps(1) of this host [default: -ef]
+    #[arg(value_names = ["ID", "OPTION"], required = true, num_args = 1.., trailing_var_arg = true,
+          allow_hyphen_values = true)]
+    words: Vec<String>,
     /// table, or json: an array of pids
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 }
 
 pub(super) fn run(args: &PsArgs, global: &Global) -> anyhow::Result<i32> {
-    let state = global.store().open(&args.id)?.read()?;
+    let (id, given) = args.words.split_first().ok_or_else(|| Error::new("ps takes the id of a container"))?;
+    let state = global.store().open(id)?.read()?;
     // A stopped container may have lost its cgroup: it has no processes, which is no error.
     let pids = match state.open_cgroup()? {
         Some(cgroup) => cgroup.processes()?,
@@ -40,7 +39,7 @@ pub(super) fn run(args: &PsArgs, global: &Global) -> anyhow::Result<i32> {
         return Ok(0);
     }
     let default = ["-ef".to_owned()];
-    let options = if args.options.is_empty() { &default[..] } else { &args.options[..] };
+    let options = if given.is_empty() { &default[..] } else { given };
     let output = Command::new("ps").args(options).output().map_err(|error| {
         Error::new("list processes")
             .call("execve(\"ps\")", crate::host::errno(&error))
