@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 
 pub use crate::console::Terminal;
 use crate::error::{Error, Result};
+use crate::notify::Notify;
 use crate::sys::ioctl::tiocgptn;
 use crate::sys::pidfd::{End, WaitId, pidfd_send_signal, waitid};
 use crate::sys::signal::sigaction_default;
@@ -85,10 +86,19 @@ impl Drop for Signals {
 /// resize; other children that have ended, which a subreaper inherits, are reaped; the terminal is relayed. Before it
 /// returns, what the container wrote last is written out, and our own terminal is as it was before.
 ///
+/// That it is ready goes from its NOTIFY_SOCKET to the service manager, with our own pid as the one to watch.
+///
 /// Errors: `child` is not our child (ECHILD).
-pub fn wait(child: Pid, pidfd: BorrowedFd, signals: &Signals, mut terminal: Option<Terminal>) -> Result<i32> {
+pub fn wait(
+    child: Pid,
+    pidfd: BorrowedFd,
+    signals: &Signals,
+    mut terminal: Option<Terminal>,
+    mut notify: Option<Notify>,
+) -> Result<i32> {
     loop {
-        let ended = poll_once(pidfd, signals, terminal.as_ref())?;
+        let ended = poll_once(pidfd, signals, terminal.as_ref(), notify.as_ref())?;
+        notify = notify.filter(|notify| !passed_on(notify));
         while let Some(signal) = signals.next() {
             handle(signal, child, pidfd, terminal.as_mut());
         }
@@ -113,9 +123,15 @@ pub fn wait(child: Pid, pidfd: BorrowedFd, signals: &Signals, mut terminal: Opti
 }
 
 /// Sleeps until there is something to do; true when the child has ended.
-fn poll_once(pidfd: BorrowedFd, signals: &Signals, terminal: Option<&Terminal>) -> Result<bool> {
+fn poll_once(
+    pidfd: BorrowedFd,
+    signals: &Signals,
+    terminal: Option<&Terminal>,
+    notify: Option<&Notify>,
+) -> Result<bool> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     let timeout = terminal.map_or(PollTimeout::NONE, |terminal| terminal.watch(&mut fds));
+    fds.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
     match poll(&mut fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
         Err(errno) => Err(Error::new("wait for the container").call("poll()", errno)),
@@ -135,6 +151,14 @@ fn handle(signal: c_int, child: Pid, pidfd: BorrowedFd, terminal: Option<&mut Te
         }
         _ => forward(signal, pidfd),
     }
+}
+
+/// Has the service manager been told that the container is ready? A failure is said once, and ends the attempts.
+fn passed_on(notify: &Notify) -> bool {
+    notify.forward(std::process::id()).unwrap_or_else(|error| {
+        let _ = writeln!(io::stderr(), "orlop: warning: {error}");
+        true
+    })
 }
 
 fn forward(signal: c_int, pidfd: BorrowedFd) {

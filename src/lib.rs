@@ -18,6 +18,7 @@ pub mod exec;
 pub mod features;
 pub mod foreground;
 pub mod host;
+pub mod notify;
 pub mod plan;
 pub mod resctrl;
 pub mod seal;

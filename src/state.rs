@@ -6,6 +6,7 @@
 //!     config.json         0600, the configuration as create read it; later commands read only this
 //!     exec.fifo           there until start: the process holds it open until its execve, which tells running from created
 //!     report              the page in which the waiting process leaves why its execve failed
+//!     notify/             the container's NOTIFY_SOCKET, where the service manager wants to hear of it
 //!     output              what the hooks in the container's namespaces said, where there are any
 //! ```
 //!

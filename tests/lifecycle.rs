@@ -7,7 +7,7 @@ mod rounds;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -284,9 +284,14 @@ fn a_pid_file_that_cant_be_written_leaves_no_container() {
 
 /// `orlop run` with the descriptors 3, 4, 5, 9 open.
 fn run_with_descriptors(bundle: &Bundle, args: &str) -> common::Outcome {
+    with_descriptors(bundle, "", args)
+}
+
+/// The same after this in the shell that becomes the runtime.
+fn with_descriptors(bundle: &Bundle, before: &str, args: &str) -> common::Outcome {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!(
-        "exec 3</etc/passwd 4</etc/group 5</etc/hostname 9</etc/fstab; exec '{}' --root '{}' run {args} --bundle '{}' {}",
+        "{before} exec 3</etc/passwd 4</etc/group 5</etc/hostname 9</etc/fstab; exec '{}' --root '{}' run {args} --bundle '{}' {}",
         common::ORLOP,
         bundle.store.display(),
         bundle.dir.display(),
@@ -316,6 +321,103 @@ fn preserved_descriptors_are_exactly_those_asked_for() {
     let said = run_with_descriptors(&bundle, "--preserve-fds 2").well();
     assert_eq!(said, "root:\nfour");
     run_with_descriptors(&bundle, "--preserve-fds 4").fails("unable to stat preserved-fd");
+}
+
+#[test]
+fn sockets_of_the_service_manager_come_first_and_are_announced() {
+    let script = "echo $LISTEN_FDS $LISTEN_PID $OTHER; head -1 <&3 | cut -c1-5; [ -e /proc/self/fd/4 ] && echo four; [ -e /proc/self/fd/5 ] || echo no five";
+    let bundle = Bundle::script(script).edit(|config| config["process"]["env"] = json!(["LISTEN_FDS=7", "OTHER=o"]));
+    let announced = "LISTEN_FDS=1 LISTEN_PID=$$; export LISTEN_FDS LISTEN_PID;";
+    assert_eq!(with_descriptors(&bundle, announced, "--preserve-fds 1").well(), "1 1 o\nroot:\nfour\nno five");
+    let others = "LISTEN_FDS=1 LISTEN_PID=1; export LISTEN_FDS LISTEN_PID;";
+    let said = with_descriptors(&bundle, others, "--preserve-fds 1").well();
+    assert_eq!(said, "7 o\nroot:\nno five", "they were handed to another process");
+}
+
+/// A service manager's socket, and the environment that leads there.
+fn manager(bundle: &Bundle) -> (UnixDatagram, (&'static str, PathBuf)) {
+    let path = bundle.dir.join("manager.sock");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a bound");
+    (socket, ("NOTIFY_SOCKET", path))
+}
+
+fn heard(socket: &UnixDatagram) -> String {
+    let mut text = [0; 256];
+    let length = socket.recv(&mut text).expect("a message in time");
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+/// A message and its descriptor.
+fn barrier(socket: &UnixDatagram) -> (String, OwnedFd) {
+    common::message(socket)
+}
+
+/// Says this on the socket that the container finds where its environment says, as its own program would.
+fn say(pid: u32, messages: &[&str]) {
+    let path = PathBuf::from(format!("/proc/{pid}/root/run/notify/notify.sock"));
+    let socket = UnixDatagram::unbound().expect("socket");
+    wait(|| socket.connect(&path).is_ok());
+    for message in messages {
+        socket.send(message.as_bytes()).expect("send");
+    }
+}
+
+#[test]
+fn start_waits_until_the_program_is_ready_and_the_service_manager_has_heard_it() {
+    let bundle = Bundle::script("echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET && : >/tmp/there; exec sleep 1000");
+    let (socket, (name, path)) = manager(&bundle);
+    let mut command = bundle.making("create", &[]);
+    command.env(name, &path);
+    let created = outcome(command);
+    created.well();
+    let mut command = bundle.command(&["start", &bundle.id]);
+    command.env(name, &path);
+    let mut start = begin(command);
+    let pid = bundle.pid();
+    wait(|| bundle.rootfs("/tmp/there").exists());
+    say(pid, &["STATUS=nearly", "NOT_READY=1", "STATUS=now\nREADY=1\nMAINPID=1"]);
+    assert_eq!(heard(&socket), format!("READY=1\nMAINPID={pid}\n"), "and nothing else of the container's");
+    let (text, open) = barrier(&socket);
+    assert_eq!((text.as_str(), start.child.try_wait().expect("wait")), ("BARRIER=1", None));
+    assert_eq!(bundle.status(), "running", "nothing is locked");
+    drop(open);
+    start.end().well();
+    assert_eq!(created.stdout(), "/run/notify/notify.sock\n");
+    assert_eq!(bundle.inside("echo $NOTIFY_SOCKET"), "", "a process of exec is not the service");
+}
+
+#[test]
+fn a_detached_run_waits_and_ends_with_a_container_that_never_says_so() {
+    let bundle = Bundle::new();
+    let (_socket, (name, path)) = manager(&bundle);
+    let mut command = bundle.making("run", &["-d"]);
+    command.env(name, &path);
+    outcome(command).well();
+    let bundle = Bundle::sleeper();
+    let (socket, (name, path)) = manager(&bundle);
+    let mut command = bundle.making("run", &["-d"]);
+    command.env(name, &path);
+    let run = begin(command);
+    bundle.await_status("running");
+    say(bundle.pid(), &["READY=1"]);
+    assert_eq!(heard(&socket), format!("READY=1\nMAINPID={}\n", bundle.pid()));
+    drop(barrier(&socket));
+    run.end().well();
+}
+
+#[test]
+fn a_foreground_run_is_the_process_to_watch() {
+    let bundle = Bundle::sleeper();
+    let (socket, (name, path)) = manager(&bundle);
+    let mut command = bundle.making("run", &[]);
+    command.env(name, &path);
+    let run = begin(command);
+    bundle.await_status("running");
+    say(bundle.pid(), &["READY=1"]);
+    assert_eq!(heard(&socket), format!("READY=1\nMAINPID={}\n", run.child.id()));
+    bundle.on("kill", &["KILL"]).well();
+    assert_eq!(run.end().code, Some(137));
 }
 
 #[test]

@@ -87,18 +87,30 @@ fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     let facts = HostFacts::find(global.rootless(), common.no_pivot)?;
     validate::validate(&bundle.spec, &host::context(&bundle, &facts))?;
     host::check_root(&bundle)?;
+    let listen_fds = listen_fds();
+    let notify = crate::notify::manager().map(|_| global.store().root().join(&common.id).join(crate::notify::NAME));
+    let notify = notify.map(std::path::absolute).transpose();
     let options = Options {
         id: common.id.clone(),
         run,
         no_pivot: common.no_pivot,
         no_new_keyring: common.no_new_keyring,
-        preserve_fds: preserved(common.preserve_fds)?,
+        preserve_fds: preserved(common.preserve_fds.saturating_add(listen_fds))?,
+        listen_fds,
+        notify: notify.map_err(|error| Error::new("find the state directory").call("getcwd", errno(&error)))?,
         systemd_cgroup: global.systemd_cgroup,
     };
     let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
     plan.warnings.extend(bundle.warnings.iter().cloned());
     super::log::debug(global, || plan::show::as_text(&plan));
     Ok(Prepared { bundle, facts, options, plan })
+}
+
+/// How many sockets our caller has handed over to this very process (sd_listen_fds(3)).
+fn listen_fds() -> u32 {
+    let variable = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    let ours = variable("LISTEN_PID") == Some(std::process::id());
+    variable("LISTEN_FDS").filter(|_| ours).unwrap_or(0)
 }
 
 /// `--preserve-fds N` promises that N descriptors are open. All above them are ours alone from here on: what the caller
@@ -223,13 +235,16 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     }
     let started = tell(common, &container, pidfd_socket)
         .and_then(|()| super::start::poststart(&prepared.bundle.spec, &container.state));
-    let (process, state, dir) = finish_or_undo(container, started)?.into_parts();
-    let Some(signals) = signals else { return Ok(0) };
+    let (process, state, dir, notify) = finish_or_undo(container, started)?.into_parts();
     // Others may kill or exec while it runs.
     let dir = dir.unlock();
+    let Some(signals) = signals else {
+        super::start::until_ready(notify.as_ref(), &process.pidfd, process.pid.as_raw());
+        return Ok(0);
+    };
     let status = console
         .terminal()
-        .and_then(|terminal| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, terminal));
+        .and_then(|terminal| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, terminal, notify));
     match dir.lock() {
         _ if args.keep => {}
         // Another has deleted it, which does not change how its program ended.

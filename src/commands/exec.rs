@@ -110,7 +110,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let Some(signals) = signals else { return Ok(0) };
     let status = console
         .terminal()
-        .and_then(|terminal| foreground::wait(spawned.pid, spawned.pidfd.as_fd(), &signals, terminal));
+        .and_then(|terminal| foreground::wait(spawned.pid, spawned.pidfd.as_fd(), &signals, terminal, None));
     if status.is_err() {
         spawned.kill();
     }

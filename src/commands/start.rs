@@ -1,11 +1,14 @@
 //! `start`.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use clap::Args;
 use oci_spec::runtime::Spec;
 
 use super::Global;
 use crate::error::{Error, Result};
 use crate::exec::{create, hooks};
+use crate::notify::{self, Notify};
 use crate::plan;
 use crate::state::{State, Status};
 
@@ -27,9 +30,24 @@ pub(super) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<i32> {
         Status::Creating => anyhow::bail!(Error::new("cannot start a container in the creating state")),
     }
     let bundle = state.bundle.clone();
+    let manager = notify::manager().filter(|_| dir.has(c"notify"));
+    let notify = manager.map(|manager| Notify::bind(&dir, manager)).transpose()?;
+    // Held from here on: once it has ended its pid is another's.
+    let process = if notify.is_some() { state.process()? } else { None };
     create::start(&dir, &state, &bundle)?;
     poststart(&dir.config(&bundle)?.spec, &state)?;
+    let _unlocked = dir.unlock();
+    if let Some(process) = process {
+        until_ready(notify.as_ref(), &process, state.pid);
+    }
     Ok(0)
+}
+
+/// Waits until a container that was called by a service manager is ready, or has ended. It runs, so a failure is a warning.
+pub(super) fn until_ready(notify: Option<&Notify>, process: &OwnedFd, pid: i32) {
+    if let Some(Err(error)) = notify.map(|notify| notify.until_ready(pid.unsigned_abs(), process.as_fd())) {
+        super::log::warn(error);
+    }
 }
 
 /// The poststart hooks; a failure of one is a failure of `start` (runtime-spec 1.3, Lifecycle 10).

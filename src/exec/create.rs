@@ -20,6 +20,7 @@ use super::{explain, hooks, idmap, tree};
 use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
+use crate::notify::{self, Notify};
 use crate::plan::op::{Op, Request, Slot, Source};
 use crate::plan::{HostFacts, IntelRdt, Joined, Options, Plan, Resources, state_json};
 use crate::resctrl;
@@ -45,14 +46,16 @@ pub struct Container {
     pub dir: Dir,
     /// What the caller should know.
     pub warnings: Vec<String>,
+    /// Where a container that runs says that it is ready, if the service manager wants to hear of it.
+    pub notify: Option<Notify>,
     /// Network devices that are the container's now.
     devices: Option<Moved>,
 }
 
 impl Container {
     /// What later steps need. The hold on its network namespace ends: its devices are its own.
-    pub fn into_parts(self) -> (Spawned, State, Dir) {
-        (self.process, self.state, self.dir)
+    pub fn into_parts(self) -> (Spawned, State, Dir, Option<Notify>) {
+        (self.process, self.state, self.dir, self.notify)
     }
 
     /// Takes the container away again, when what follows its making has failed with `error`.
@@ -75,14 +78,23 @@ pub fn create(
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
     let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo = Undo { dir: Some(dir), cgroup: None, unit: None, process: None, devices: None, resctrl: None };
+    let mut undo = Undo {
+        dir: Some(dir),
+        cgroup: None,
+        unit: None,
+        process: None,
+        devices: None,
+        resctrl: None,
+        notify: None,
+    };
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
             let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
                 return Err(Error::new("the container is gone"));
             };
             (undo.cgroup, undo.unit, undo.resctrl) = (None, None, None);
-            Ok(Container { process, state, dir, warnings, devices: undo.devices.take() })
+            let (devices, notify) = (undo.devices.take(), undo.notify.take());
+            Ok(Container { process, state, dir, warnings, notify, devices })
         }
         Err(error) => {
             undo.all();
@@ -100,6 +112,7 @@ struct Undo {
     process: Option<Spawned>,
     devices: Option<Moved>,
     resctrl: Option<resctrl::Group>,
+    notify: Option<Notify>,
 }
 
 /// Network devices go back to where they came from; `error` says so when they can't.
@@ -145,6 +158,7 @@ fn attempt(
     let mut state = first_state(bundle, plan, facts, options)?;
     dir.write_config(&bundle.config)?;
     dir.write(&state)?;
+    undo.notify = make_notify(dir, options)?;
     if let Some(wanted) = &plan.intel_rdt {
         undo.resctrl = Some(make_resctrl(wanted, dir, &mut state)?);
     }
@@ -187,6 +201,15 @@ fn attempt(
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
     debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
     Ok((state, warnings))
+}
+
+/// The directory of the container's NOTIFY_SOCKET; the socket itself is made by who will listen: `run`, or `start`.
+fn make_notify(dir: &Dir, options: &Options) -> Result<Option<Notify>> {
+    if options.notify.is_none() {
+        return Ok(None);
+    }
+    notify::make_directory(dir)?;
+    notify::manager().filter(|_| options.run).map(|manager| Notify::bind(dir, manager)).transpose()
 }
 
 /// The resctrl group, written down before it is made.
@@ -634,8 +657,9 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
     match seen.failure() {
         Some(failure) => {
             let facts = HostFacts::find(crate::host::Rootless::Auto, false)?;
+            let notify = dir.has(c"notify").then(|| dir.path().join(notify::NAME));
             let systemd_cgroup = state.cgroup.as_ref().is_some_and(|saved| saved.unit.is_some());
-            let options = Options { id: state.id.clone(), systemd_cgroup, ..Options::default() };
+            let options = Options { id: state.id.clone(), notify, systemd_cgroup, ..Options::default() };
             let plan = crate::plan::create(&saved.spec, &saved.dir, &facts, &options)?;
             let output = sys::openat(dir.fd(), c"output", libc::O_RDONLY | libc::O_NOFOLLOW, 0).ok().map(File::from);
             Err(with_hook_output(explain::failure(&plan, &failure), &output))

@@ -20,6 +20,7 @@ pub mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod notify;
 pub mod op;
 pub(crate) mod process;
 pub mod ranges;
@@ -63,8 +64,12 @@ pub struct Options {
     pub no_pivot: bool,
     /// `--no-new-keyring`.
     pub no_new_keyring: bool,
-    /// `--preserve-fds`: how many descriptors from 3 on the container gets.
+    /// `--preserve-fds`: how many descriptors from 3 on the container gets, those of `listen_fds` included.
     pub preserve_fds: u32,
+    /// How many of these are sockets that the service manager has handed over (sd_listen_fds(3)).
+    pub listen_fds: u32,
+    /// The directory in which the container's NOTIFY_SOCKET is, when the service manager wants to hear of it.
+    pub notify: Option<PathBuf>,
     /// `--systemd-cgroup`: systemd makes the cgroup.
     pub systemd_cgroup: bool,
 }
@@ -145,6 +150,14 @@ pub(crate) fn path_cstring(path: &Path, from: &str) -> Result<CString> {
 
 /// Plans `create` or `run`. `bundle` is the absolute path that `root.path` is relative to.
 pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) -> Result<Plan> {
+    let notified;
+    let spec = match &options.notify {
+        Some(directory) => {
+            notified = notify::with_directory(spec, directory);
+            &notified
+        }
+        None => spec,
+    };
     let process =
         spec.process().as_ref().ok_or_else(|| Error::new("process property must not be empty").at("/process"))?;
     let namespaces = namespaces::Namespaces::of(spec)?;
@@ -197,7 +210,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         child.push(Op::AwaitStart, "");
     }
     hooks.start_container(process, seccomp.as_ref(), &mut child)?;
-    finish(process, seccomp, &mut child)?;
+    finish(process, seccomp, &notify::variables(options), &mut child)?;
 
     Ok(Plan {
         resources,
@@ -253,7 +266,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     process::rlimits(process, !namespaces.has(LinuxNamespaceType::User), &mut child);
     sched::final_cpus(process, &mut child)?;
     let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
-    finish(process, seccomp, &mut child)?;
+    finish(process, seccomp, &[], &mut child)?;
     Ok(Plan {
         resources: None,
         intel_rdt: None,
@@ -311,10 +324,15 @@ fn credentials(process: &Process, facts: &HostFacts, seccomp: Option<&op::Seccom
 }
 
 /// From `start` on: only the limit of open files, the filter and the execve are left.
-fn finish(process: &Process, seccomp: Option<op::SeccompOp>, child: &mut Steps) -> Result<()> {
+fn finish(
+    process: &Process,
+    seccomp: Option<op::SeccompOp>,
+    variables: &[(&str, String)],
+    child: &mut Steps,
+) -> Result<()> {
     process::open_files(process, child);
     if let Some(filter) = seccomp {
         child.push(Op::Seccomp(Box::new(filter)), "/linux/seccomp");
     }
-    process::exec(process, child)
+    process::exec(process, variables, child)
 }

@@ -151,7 +151,8 @@ pub(super) fn program(process: &Process, child: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn exec(process: &Process, child: &mut Steps) -> Result<()> {
+/// The execve(2). `variables` take the place of those of the same name.
+pub(super) fn exec(process: &Process, variables: &[(&str, String)], child: &mut Steps) -> Result<()> {
     let strings = |list: &[String], from: &str| {
         list.iter()
             .enumerate()
@@ -162,7 +163,12 @@ pub(super) fn exec(process: &Process, child: &mut Steps) -> Result<()> {
     let args = strings(args(process)?, "/process/args")?;
     let env = process.env().as_deref().unwrap_or(&[]);
     // An empty HOME is replaced, so it must not come first.
-    let env: Vec<String> = env.iter().filter(|entry| *entry != "HOME=").cloned().collect();
+    let replaced = |entry: &str| {
+        let name = entry.split('=').next().unwrap_or_default();
+        variables.iter().any(|(other, _)| *other == name)
+    };
+    let kept = env.iter().filter(|entry| *entry != "HOME=" && !replaced(entry)).cloned();
+    let env: Vec<String> = kept.chain(variables.iter().map(|(name, value)| format!("{name}={value}"))).collect();
     child.push(Op::Exec { args, env: strings(&env, "/process/env")? }, "/process/args");
     Ok(())
 }

@@ -300,13 +300,17 @@ impl Outcome {
 
 /// What the first connection to a socket brings: a text, and one descriptor.
 pub fn received(listener: &UnixListener) -> (String, OwnedFd) {
+    message(&listener.accept().expect("accept").0)
+}
+
+/// The next message of a socket: a text, and one descriptor.
+pub fn message(socket: &impl AsRawFd) -> (String, OwnedFd) {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-    let (stream, _) = listener.accept().expect("accept");
     let mut text = [0u8; 256];
     let mut iov = [IoSliceMut::new(&mut text)];
     let mut space = nix::cmsg_space!([i32; 2]);
     let message =
-        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).expect("recvmsg");
+        recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC).expect("recvmsg");
     let length = message.bytes;
     let fds = message.cmsgs().expect("control").find_map(|control| match control {
         ControlMessageOwned::ScmRights(fds) => Some(fds),
