@@ -251,17 +251,20 @@ fn absolute_sources(spec: &mut Spec, dir: &Path) {
     }
 }
 
-/// `pids: {}` asks for no limit, but the types read it as 0, which is a limit (`config-linux.md`, `resources.pids`).
+/// `pids: {}` asks for no limit, but the types read it as 0, which is a limit (`config-linux.md`, `resources.pids`) since
+/// runtime-spec 1.3. Before that it was none: podman 4 writes it for `--pids-limit -1`.
 fn drop_pids_without_limit(spec: &mut Spec, config: &[u8]) {
-    let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) else { return };
-    if resources.pids().is_none_or(|pids| pids.limit() != 0) {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if resources.and_then(|resources| resources.pids().as_ref()).is_none_or(|pids| pids.limit() != 0) {
         return;
     }
-    let limit = serde_json::from_slice::<Value>(config)
-        .ok()
-        .and_then(|value| value.pointer("/linux/resources/pids/limit").cloned());
-    if limit.is_none_or(|limit| limit.is_null()) {
-        resources.set_pids(None);
+    let minor = spec.version().split('.').nth(1).and_then(|number| number.parse::<u32>().ok());
+    let given = || serde_json::from_slice::<Value>(config).ok()?.pointer("/linux/resources/pids/limit")?.as_i64();
+    if minor.is_some_and(|minor| minor < 3) || given().is_none() {
+        let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+        if let Some(resources) = resources {
+            resources.set_pids(None);
+        }
     }
 }
 
@@ -534,8 +537,16 @@ mod tests {
 
     #[test]
     fn a_pids_object_without_a_limit_is_no_limit() {
-        for (pids, limit) in [(json!({}), None), (json!({"limit": null}), None), (json!({"limit": 0}), Some(0))] {
-            let bundle = parse(json!({"linux": {"resources": {"pids": pids}}})).unwrap();
+        let cases = [
+            ("1.3.0", json!({}), None),
+            ("1.3.0", json!({"limit": null}), None),
+            ("1.3.0", json!({"limit": 0}), Some(0)),
+            ("1.0.2-dev", json!({"limit": 0}), None),
+            ("1.2.1", json!({"limit": 0}), None),
+            ("1.2.1", json!({"limit": 1}), Some(1)),
+        ];
+        for (version, pids, limit) in cases {
+            let bundle = parse(json!({"ociVersion": version, "linux": {"resources": {"pids": pids}}})).unwrap();
             let linux = bundle.spec.linux().as_ref().unwrap();
             assert_eq!(linux.resources().as_ref().unwrap().pids().map(|pids| pids.limit()), limit);
         }
