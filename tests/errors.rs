@@ -246,6 +246,16 @@ fn a_program_that_is_not_found() {
     refused(&executing(&["/etc"]), "is a directory", "");
 }
 
+/// One directory is a search as well, whatever it is.
+#[test]
+fn a_program_that_is_not_in_the_only_directory_of_path() {
+    for directory in ["/bin", "/bin/busybox"] {
+        let bundle =
+            executing(&["nonexistent"]).edit(|config| config["process"]["env"] = json!([format!("PATH={directory}")]));
+        refused(&bundle, "exec: \"nonexistent\": executable file not found in $PATH", "/process/args");
+    }
+}
+
 #[test]
 fn a_program_without_an_execute_bit() {
     let bundle = executing(&["/program"]);

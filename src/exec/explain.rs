@@ -23,7 +23,7 @@ pub fn failure(plan: &Plan, failure: &Failure) -> Error {
 
 fn of_step(step: &Step, failure: &Failure) -> Error {
     let error = match &step.op {
-        Op::FindProgram { name, candidates } => not_found(&name.to_string_lossy(), candidates.len() == 1, failure),
+        Op::FindProgram { name, .. } => not_found(&name.to_string_lossy(), failure),
         Op::Exec { args, .. } => {
             let name = args.strings().first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let mut text = format!("{START}: exec {name}: {}", errno_text(failure.errno));
@@ -52,10 +52,11 @@ fn of_step(step: &Step, failure: &Failure) -> Error {
 }
 
 /// Go's words, by which docker and podman tell 126 from 127.
-fn not_found(name: &str, has_slash: bool, failure: &Failure) -> Error {
+fn not_found(name: &str, failure: &Failure) -> Error {
     let errno = failure.errno;
+    let nowhere = !name.contains('/') && matches!(errno, Errno::ENOENT | Errno::ENOTDIR);
     let why = match errno {
-        Errno::ENOENT if !has_slash => "executable file not found in $PATH".to_owned(),
+        _ if nowhere => "executable file not found in $PATH".to_owned(),
         Errno::ENOENT | Errno::ENOTDIR => format!("stat {name}: {}", errno_text(errno)),
         Errno::ELOOP => "the path leads through a magic link of procfs: permission denied".to_owned(),
         Errno::EISDIR => "is a directory".to_owned(),
@@ -63,7 +64,7 @@ fn not_found(name: &str, has_slash: bool, failure: &Failure) -> Error {
     };
     let error = Error::new(format!("{START}: exec: \"{name}\": {why}"));
     match errno {
-        Errno::ENOENT if !has_slash => error.hint("process.env's PATH is searched inside the container"),
+        _ if nowhere => error.hint("process.env's PATH is searched inside the container"),
         Errno::EACCES => error.hint("no execute bit for the process's user, or a noexec mount"),
         Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EISDIR => error,
         _ => error.call(failure.call.clone(), errno),
