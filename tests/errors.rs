@@ -256,6 +256,13 @@ fn a_program_that_is_not_in_the_only_directory_of_path() {
     }
 }
 
+/// podman shows its user the one line of this in which it finds its words.
+#[test]
+fn an_error_is_one_line_where_no_terminal_is() {
+    let said = executing(&["/etc"]).run().fails("is a directory");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
 #[test]
 fn a_program_without_an_execute_bit() {
     let bundle = executing(&["/program"]);

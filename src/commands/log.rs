@@ -1,8 +1,8 @@
 //! The one error record. Callers parse it: podman reads the whole log as one object, containerd's shim takes the last
-//! object with level error, conmon reads standard error.
+//! object with level error, conmon reads standard error, of which podman shows the line that it knows.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use super::{Global, LogFormat};
@@ -25,8 +25,8 @@ pub(super) fn failed(global: &Global, error: &anyhow::Error) {
         None => {}
     }
     match own {
-        Some(own) => say(&format!("orlop: {}\n", printable(&format!("{own:#}")))),
-        None => say(&format!("orlop: {line}\n")),
+        Some(own) if std::io::stderr().is_terminal() => say(&format!("orlop: {}\n", printable(&format!("{own:#}")))),
+        _ => say(&format!("orlop: {line}\n")),
     }
 }
 
