@@ -65,6 +65,13 @@ pub fn apparmor() -> bool {
         && Path::new("/proc/self/attr/apparmor/exec").exists()
 }
 
+/// Whether the caller's containers are in its `XDG_RUNTIME_DIR`, by runc's rule: those of an ordinary user, and of what podman
+/// makes of one, root of a user namespace who does not go by root's name.
+pub fn in_runtime_dir() -> bool {
+    let named_root = || std::env::var_os("USER").is_some_and(|name| name == "root");
+    !nix::unistd::geteuid().is_root() || (!in_initial_userns() && !named_root())
+}
+
 /// The initial user namespace has a fixed inode number (`PROC_USER_INIT_INO`, since 3.8).
 fn in_initial_userns() -> bool {
     const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
@@ -124,7 +131,7 @@ pub fn label_context(process: Option<&Process>, mount_label: Option<&str>, facts
     let label = process.and_then(|process| process.selinux_label().as_deref());
     let profile = process.and_then(|process| process.apparmor_profile().as_deref());
     validate::Context {
-        rootless: facts.rootless,
+        rootless: facts.ordinary(),
         host_network: false,
         no_selinux: (given(label) || given(mount_label)) && !selinux(),
         no_apparmor: given(profile) && !apparmor(),

@@ -517,9 +517,9 @@ pub fn owner(uid: u32) -> String {
     entry.and_then(|line| line.split(':').next()).map_or_else(|| uid.to_string(), str::to_owned)
 }
 
-/// The default root: `/run/orlop`, or below `XDG_RUNTIME_DIR` for who is not root.
-pub fn default_root(rootless: bool) -> PathBuf {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| rootless && !dir.is_empty());
+/// The default root: `/run/orlop`, or below `XDG_RUNTIME_DIR` for a user's containers.
+pub fn default_root(users: bool) -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| users && !dir.is_empty());
     match runtime {
         Some(dir) => {
             let root = Path::new(&dir).join("orlop");

@@ -25,7 +25,7 @@ use crate::error::{Error, Found, Result};
 /// What the rules need to know that the configuration does not say.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context {
-    /// The caller is not root: its effective user id is not 0, or it lacks the capabilities of root where it stands.
+    /// The caller is an ordinary user ([`HostFacts::ordinary`](crate::plan::HostFacts::ordinary)).
     pub rootless: bool,
     /// The configuration joins a network namespace by path, and it is the caller's own.
     pub host_network: bool,

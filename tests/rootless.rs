@@ -50,9 +50,14 @@ impl Mine {
     }
 
     fn command(&self, args: &[&str]) -> Command {
+        self.program(&[&[common::ORLOP], args].concat())
+    }
+
+    /// Any program in the user's hands.
+    fn program(&self, args: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         let ids = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()];
-        command.args(ids).arg(common::ORLOP).args(args).env("XDG_RUNTIME_DIR", &self.runtime);
+        command.args(ids).args(args).env("XDG_RUNTIME_DIR", &self.runtime);
         command.stdin(std::process::Stdio::null());
         command
     }
@@ -162,6 +167,32 @@ fn a_listed_ptmx_is_the_one_of_its_own_devpts() {
         config["linux"]["devices"] = json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]);
     });
     assert_eq!(mine.run().well(), "pts/ptmx");
+}
+
+/// The user as podman has it: root of a user namespace already, where the containers need none of their own.
+#[test]
+fn root_of_a_user_namespace_needs_no_other_one() {
+    let mine = Mine::new(&["sh", "-c", "readlink /proc/self/ns/user; id -u; sleep 1000"]).edit(|config| {
+        let linux = config["linux"].as_object_mut().expect("linux");
+        linux.remove("uidMappings");
+        linux.remove("gidMappings");
+        linux["namespaces"].as_array_mut().expect("namespaces").retain(|namespace| namespace["type"] != "user");
+    });
+    let script = r#"
+        store=$XDG_RUNTIME_DIR/orlop/$3
+        "$1" create --bundle "$2" --pid-file "$2/pid" "$3" >"$2/output" && test -e "$store/state.json" && "$1" start "$3" &&
+            "$1" exec "$3" readlink /proc/self/ns/user && readlink /proc/self/ns/user
+        status=$?
+        "$1" delete --force "$3"
+        cat "$2/output"
+        exit $status"#;
+    let mut command = mine.program(&["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", common::ORLOP]);
+    command.arg(&mine.bundle.dir).arg(&mine.bundle.id).env_remove("USER");
+    let said = outcome(command).well();
+    let lines: Vec<_> = said.lines().collect();
+    let ([exec, caller, container, uid], true) = (lines.as_slice(), lines.len() == 4) else { panic!("{said}") };
+    assert_eq!([exec, container], [caller, caller], "the user namespaces of exec, container and caller");
+    assert_eq!(*uid, "0");
 }
 
 #[test]

@@ -84,12 +84,12 @@ impl Global {
 
     /// The store of containers.
     pub(crate) fn store(&self) -> Store {
-        let ordinary = match self.rootless {
+        let users = || match self.rootless {
             RootlessArg::True => true,
             RootlessArg::False => false,
-            RootlessArg::Auto => !nix::unistd::geteuid().is_root(),
+            RootlessArg::Auto => crate::host::in_runtime_dir(),
         };
-        Store::new(self.root.clone().unwrap_or_else(|| crate::state::default_root(ordinary)))
+        Store::new(self.root.clone().unwrap_or_else(|| crate::state::default_root(users())))
     }
 }
 

@@ -53,6 +53,14 @@ pub struct HostFacts {
     pub kernel_mounts: Vec<PathBuf>,
 }
 
+impl HostFacts {
+    /// The caller is an ordinary user, who needs a user namespace for everything. Root of a user namespace, as podman makes one
+    /// for its user, is rootless as well, but has in it what root has.
+    pub fn ordinary(&self) -> bool {
+        self.rootless && self.euid != 0
+    }
+}
+
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -239,7 +247,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     let mut stage = Steps::default();
     let mut child = Steps::default();
     let mut flags = namespaces.all_flags();
-    if !facts.rootless && !namespaces.has(LinuxNamespaceType::User) {
+    if !facts.ordinary() && !namespaces.has(LinuxNamespaceType::User) {
         flags &= !libc::CLONE_NEWUSER;
     }
     begin(&mut stage);

@@ -45,7 +45,7 @@ pub(super) fn plan(
         let mut mount = one(entry, &from, target, options)?;
         set_label(spec, &mut mount)?;
         if let Source::Bind(_) = mount.source {
-            mount.parent_opens = namespaces.new_user() && !facts.rootless;
+            mount.parent_opens = namespaces.new_user() && !facts.ordinary();
             id_mapped(spec, entry, &from, &mut mount, trees)?;
         }
         if matches!(&mount.source, Source::New { kind, .. } if kind.as_bytes() == b"cgroup2") {
