@@ -40,7 +40,7 @@ fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
     let pid = Pid::from_raw(child.id() as i32);
     let pidfd = pidfd_open(pid).expect("pidfd_open");
     let terminal = pty.map(|OpenptyResult { master, .. }| Terminal::new(master)).transpose()?;
-    wait(pid, pidfd.as_fd(), &signals, terminal)
+    wait(pid, pidfd.as_fd(), &signals, terminal, None)
 }
 
 /// A pseudo-terminal that the child gets as its standard streams only: openpty(3) leaves both ends open across execve,
