@@ -25,7 +25,7 @@ fn pause_stops_all_processes_until_resume() {
 fn ps_shows_the_containers_processes_and_no_others() {
     let bundle = Bundle::sleeper();
     bundle.up().well();
-    let json = common::outcome(bundle.command(&["ps", "--format", "json", &bundle.id])).well();
+    let json = bundle.processes();
     assert_eq!(serde_json::from_str::<Vec<u32>>(&json).expect("an array of pids"), [bundle.pid()]);
     let table = bundle.on("ps", &["-o", "pid,comm", "-e"]).well();
     let lines: Vec<_> = table.lines().map(|line| line.split_whitespace().next().unwrap_or_default()).collect();

@@ -56,7 +56,7 @@ fn what_the_container_makes_of_its_cgroup_goes_with_it() {
     let bundle = delegating(Bundle::sleeper());
     bundle.up();
     bundle.inside("cd /sys/fs/cgroup && mkdir \"$(printf '\\377x')\" t && echo threaded >t/cgroup.type");
-    bundle.on("ps", &["--format", "json"]).well();
+    bundle.processes();
     let cgroup = bundle.cgroup();
     bundle.on("delete", &["--force"]).well();
     assert!(!cgroup.exists() && !bundle.state_dir().exists());

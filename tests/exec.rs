@@ -312,7 +312,7 @@ fn every_verb_works_where_init_has_made_cgroups_of_its_own() {
     bundle.on("exec", &["-d", "--pid-file", pid_file.to_str().unwrap(), "sleep", "1000"]).well();
     let pid: u32 = value(&pid_file).expect("the pid file").parse().expect("digits");
     assert_eq!(common::cgroup_of(pid), inner);
-    let mut pids: Vec<u32> = serde_json::from_str(&bundle.on("ps", &["--format", "json"]).well()).expect("JSON");
+    let mut pids: Vec<u32> = serde_json::from_str(&bundle.processes()).expect("JSON");
     pids.sort();
     let mut expected = [bundle.pid(), pid];
     expected.sort();
@@ -334,7 +334,7 @@ fn delete_by_force_takes_the_cgroups_that_init_has_made() {
     let bundle = with_cgroups_of_its_own();
     let outer = bundle.cgroup().ancestors().nth(2).expect("the container's").to_owned();
     bundle.inside("cd /sys/fs/cgroup; mkdir -p a/b/c; sleep 1000 >/dev/null 2>&1 & echo $! >a/b/c/cgroup.procs");
-    let pids: Vec<u32> = serde_json::from_str(&bundle.on("ps", &["--format", "json"]).well()).expect("JSON");
+    let pids: Vec<u32> = serde_json::from_str(&bundle.processes()).expect("JSON");
     assert_eq!(pids.len(), 2);
     bundle.on("delete", &["--force"]).well();
     assert!(!outer.exists() && !pids.into_iter().any(common::alive));

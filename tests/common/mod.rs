@@ -168,6 +168,11 @@ impl Bundle {
         outcome(command)
     }
 
+    /// What `orlop ps --format json` prints.
+    pub fn processes(&self) -> String {
+        outcome(self.command(&["ps", "--format", "json", &self.id])).well()
+    }
+
     /// `orlop start`, which must end well.
     pub fn start(&self) {
         self.on("start", &[]).well();
