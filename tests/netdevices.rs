@@ -186,6 +186,27 @@ fn what_fails_later_gives_the_devices_back() {
     given_back("in1");
 }
 
+/// Its name in the container is the container's to change.
+#[test]
+fn a_device_that_the_container_has_renamed_is_given_back() {
+    pair();
+    ip("addr add 10.9.0.2/24 dev in0 label in0:x");
+    ip("addr add fd09::2/64 dev in0 nodad");
+    ip("link set in0 up");
+    let script = "ip link set net1 down && ip link set net1 name other && sleep 100";
+    let hook = "pid=$(jq .pid); for i in $(seq 200); do
+        nsenter -t $pid -n ip link show other && exit 7; sleep 0.05; done; exit 8";
+    let bundle = devices(Bundle::script(script), json!({"in0": {"name": "net1"}})).edit(|config| {
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set].as_array_mut().expect("capabilities").push(json!("CAP_NET_ADMIN"));
+        }
+        let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+        config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", hook], "env": [path]}]});
+    });
+    bundle.run().fails("exit status 7");
+    given_back("a rename");
+}
+
 #[track_caller]
 fn given_back(after: &str) {
     let shown = ip("addr show in0");

@@ -78,15 +78,8 @@ pub fn create(
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
     let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo = Undo {
-        dir: Some(dir),
-        cgroup: None,
-        unit: None,
-        process: None,
-        devices: None,
-        resctrl: None,
-        notify: None,
-    };
+    let mut undo =
+        Undo { dir: Some(dir), cgroup: None, unit: None, process: None, devices: None, resctrl: None, notify: None };
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
             let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {

@@ -38,8 +38,8 @@ pub(super) struct Moved {
 #[derive(Debug)]
 struct Device {
     host: String,
-    /// In the container.
-    name: String,
+    /// In the container. By then its name is what the container's program says.
+    index: u32,
     up: bool,
     addresses: Vec<Address>,
 }
@@ -204,13 +204,18 @@ impl Moved {
         let addresses = self.home.addresses(link.index).map_err(|errno| failed("RTM_GETADDR", errno))?;
         let name = self.away.free_name(name).map_err(|errno| failed("RTM_GETLINK in the container", errno))?;
         let sent = self.home.send(link.index, &self.away, &name);
-        if sent.is_ok() || self.home.link(host).is_err() {
-            // An old kernel moves first, and may refuse the name then.
-            let there = if sent.is_ok() { name.clone() } else { host.clone() };
-            self.devices.push(Device { host: host.clone(), name: there, up: link.up, addresses: addresses.clone() });
-        }
+        // An old kernel moves first, and may refuse the name then.
+        let there = if sent.is_ok() { Some(&name) } else { Some(host).filter(|host| self.home.link(host).is_err()) };
+        let index = match there.map(|there| self.away.link(there)) {
+            None => 0,
+            Some(Ok(Link { index, .. })) => {
+                let (host, addresses) = (host.clone(), addresses.clone());
+                self.devices.push(Device { host, index, up: link.up, addresses });
+                index
+            }
+            Some(Err(errno)) => return Err(failed("RTM_GETLINK in the container", errno)),
+        };
         sent.map_err(|errno| failed(&format!("RTM_NEWLINK, IFLA_NET_NS_FD, IFLA_IFNAME {name:?}"), errno))?;
-        let index = self.away.link(&name).map_err(|errno| failed("RTM_GETLINK in the container", errno))?.index;
         for address in addresses.iter().filter(|address| address.global()) {
             let label = address.renamed(host, &name);
             self.away
@@ -233,8 +238,7 @@ impl Moved {
     }
 
     fn return_one(&self, device: &Device) -> nix::Result<()> {
-        let index = self.away.link(&device.name)?.index;
-        self.away.send(index, &self.home, &device.host)?;
+        self.away.send(device.index, &self.home, &device.host)?;
         let index = self.home.link(&device.host)?.index;
         if device.up {
             self.home.set_up(index)?;
