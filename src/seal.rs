@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStringExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::statfs::fstatfs;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::FsFlags;
 
 use crate::error::{Error, Result};
@@ -37,6 +37,12 @@ fn errno(error: &std::io::Error) -> Errno {
 /// # Errors
 /// There is no memory for a copy, or no procfs to find the file by.
 pub fn ensure() -> Result<()> {
+    // Anything else would show the next start the same file again, without an end.
+    match statfs("/proc/self") {
+        Ok(stat) if stat.filesystem_type() == PROC_SUPER_MAGIC => {}
+        Ok(_) => return Err(Error::new("/proc of this host is not procfs").hint("mount -t proc proc /proc")),
+        Err(errno) => return Err(failed("statfs(/proc/self)", errno).hint("mount -t proc proc /proc")),
+    }
     let exe = File::open(EXE).map_err(|error| failed("open(/proc/self/exe)", errno(&error)))?;
     if is_sealed(&exe) {
         return Ok(());
