@@ -195,6 +195,40 @@ fn a_failed_start_container_hook_is_an_error_of_start() {
     assert!(!bundle.rootfs("ran").exists());
 }
 
+/// What a hook in the container says is kept nowhere but for its end.
+#[test]
+fn a_hook_that_floods_fills_nothing_and_its_last_words_are_shown() {
+    for kind in ["createContainer", "startContainer"] {
+        let flood = "i=0; while [ $i -lt 20 ]; do head -c 1000000 /dev/zero | tr '\\0' x; i=$((i+1)); done; echo; echo last words";
+        let bundle = with(Bundle::sleeper(), kind, hook(flood));
+        bundle.up().well();
+        let size = fs::metadata(bundle.state_dir().join("output")).expect("the file").len();
+        assert_eq!(size, 0, "{kind}");
+        let bundle = with(Bundle::new(), kind, hook(&format!("{flood}; exit 7")));
+        let said = bundle.run().fails(&format!("{kind} hook #0: exit status 7"));
+        assert!(said.contains("last words") && said.len() < 5000, "{kind}: {} bytes", said.len());
+    }
+}
+
+/// What a hook has started may hold its output, and does not hold the container.
+#[test]
+fn a_hook_ends_with_its_first_process() {
+    let bundle = with(Bundle::script("echo ran"), "createContainer", hook("sleep 5 & exit 0"));
+    let start = Instant::now();
+    assert_eq!(bundle.run().well(), "ran");
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn start_container_has_the_programs_limit_of_open_files() {
+    let bundle =
+        with(Bundle::script("ulimit -n; ulimit -Hn"), "startContainer", hook("(ulimit -n; ulimit -Hn) >/limits"));
+    let limit = json!([{"type": "RLIMIT_NOFILE", "soft": 57, "hard": 60}]);
+    let bundle = bundle.edit(|config| config["process"]["rlimits"] = limit);
+    assert_eq!(bundle.run().well(), "57\n60");
+    assert_eq!(value(bundle.rootfs("limits")).expect("the limits"), "57\n60");
+}
+
 #[test]
 fn a_failed_poststart_hook_is_an_error() {
     let bundle = with(Bundle::sleeper(), "poststart", hook("echo late; exit 5"));

@@ -107,6 +107,10 @@ fn hint(op: &Op, errno: Errno) -> Option<&'static str> {
             "it takes CAP_SYS_NICE in the initial user namespace (or RLIMIT_NICE, RLIMIT_RTPRIO), and for a real-time policy a \
              cgroup with real-time bandwidth where the kernel has RT_GROUP_SCHED"
         }
+        (Op::Hook(_), Errno::EAGAIN) => {
+            "the limit of processes is reached (pids.max, RLIMIT_NPROC); or process.scheduler is SCHED_DEADLINE, which starts \
+             nobody without SCHED_FLAG_RESET_ON_FORK"
+        }
         (Op::Scheduler(_), Errno::EINVAL) => "a policy or flag that this kernel does not have, as SCHED_ISO everywhere",
         (Op::Scheduler(_), Errno::EBUSY) => "SCHED_DEADLINE: no such bandwidth is left on these processors",
         (Op::Scheduler(_), Errno::EOPNOTSUPP) => "the kernel has no utilisation clamping (CONFIG_UCLAMP_TASK)",

@@ -4,7 +4,7 @@ use oci_spec::runtime::{Hook as Entry, Process, Spec};
 use serde_json::{Map, Value, json};
 
 use super::op::{Hook, Op, SeccompOp, SeccompWhen};
-use super::{Steps, capabilities, cstring, path_cstring};
+use super::{Steps, capabilities, cstring, path_cstring, process};
 use crate::error::{Error, Result};
 use crate::sys::process::StringArray;
 
@@ -41,7 +41,8 @@ fn hook(entry: &Entry, kind: &'static str, index: usize) -> Result<Hook> {
         })?,
     };
     let env = StringArray::new(strings(entry.env().as_ref(), "env")?);
-    Ok(Hook { path, args: StringArray::new(args), env, timeout, kind, index, seccomp: None, capabilities: None })
+    let args = StringArray::new(args);
+    Ok(Hook { path, args, env, timeout, kind, index, seccomp: None, capabilities: None, open_files: None })
 }
 
 impl Hooks {
@@ -74,8 +75,8 @@ impl Hooks {
         self.create_container.iter().for_each(|hook| push(hook.clone(), child));
     }
 
-    /// These are programs of the container and as confined as its own: they take the filter, which the process that starts
-    /// them loads only later, and the capabilities that are left after it. A call that the filter would send to an agent
+    /// These are programs of the container and as confined as its own: they take the limit of open files and the filter,
+    /// which the process that starts them takes only later, and the capabilities that are left after it. A call that the filter would send to an agent
     /// has no listener yet, and fails with ENOSYS (seccomp(2), SECCOMP_RET_USER_NOTIF).
     pub(super) fn start_container(
         &self,
@@ -90,8 +91,9 @@ impl Hooks {
         }
         let kept = filter.as_ref().is_some_and(|filter| filter.when == SeccompWhen::WithSysAdmin);
         let left = if kept { Some(capabilities::sets(process)?.0) } else { None };
+        let open_files = process::open_files_limit(process);
         for hook in &self.start_container {
-            push(Hook { seccomp: filter.clone(), capabilities: left, ..hook.clone() }, child);
+            push(Hook { seccomp: filter.clone(), capabilities: left, open_files, ..hook.clone() }, child);
         }
         Ok(())
     }

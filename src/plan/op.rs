@@ -126,6 +126,8 @@ pub struct Hook {
     pub seccomp: Option<SeccompOp>,
     /// What is left of the capabilities once that filter is loaded.
     pub capabilities: Option<CapSets>,
+    /// `RLIMIT_NOFILE` of such a one, soft and hard: that process itself takes it only later.
+    pub open_files: Option<(u64, u64)>,
 }
 
 /// What the child asks of its parent, and waits for.

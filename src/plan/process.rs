@@ -53,6 +53,13 @@ pub(super) fn open_files(process: &Process, child: &mut Steps) {
     child.0.extend(limits(process, nofile));
 }
 
+/// The same as values, soft and hard: of several the last one counts.
+pub(super) fn open_files_limit(process: &Process) -> Option<(u64, u64)> {
+    let limits = process.rlimits().as_deref().unwrap_or_default();
+    let last = limits.iter().rfind(|limit| limit.typ() == PosixRlimitType::RlimitNofile)?;
+    Some((last.soft(), last.hard()))
+}
+
 /// `RLIMIT_*` as the kernel numbers it, and its name.
 pub(crate) fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {
     use PosixRlimitType as T;

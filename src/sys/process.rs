@@ -200,6 +200,18 @@ fn poll_for(fd: BorrowedFd<'_>, events: i16, milliseconds: i32) -> SysResult<boo
     }
 }
 
+/// poll(2) for `POLLIN` of two: which of them have something to read or their other side's end, false for both when
+/// `milliseconds` are over.
+pub fn poll_two(one: BorrowedFd<'_>, other: BorrowedFd<'_>, milliseconds: i32) -> SysResult<(bool, bool)> {
+    let poll = |fd: BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut polls = [poll(one), poll(other)];
+    // SAFETY: two pollfds, which live through the call.
+    match check(unsafe { libc::syscall(libc::SYS_poll, &raw mut polls, 2, milliseconds) }) {
+        Err(Errno::EINTR) | Ok(0) => Ok((false, false)),
+        answer => answer.map(|_| (polls[0].revents != 0, polls[1].revents != 0)),
+    }
+}
+
 /// pidfd_send_signal(2) of `SIGKILL`.
 pub fn pidfd_kill(pidfd: BorrowedFd<'_>) -> SysResult<()> {
     // SAFETY: no siginfo is passed.
