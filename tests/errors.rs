@@ -293,6 +293,20 @@ fn a_missing_interpreter_of_a_script_is_named() {
     execve_fails(&bundle, &["exec /program: no such file or directory", "/usr/bin/nonexistent does not exist"]);
 }
 
+/// `start` knows create's configuration, and not its options: they change how many steps come before the failed one.
+#[test]
+fn start_says_what_failed_after_a_create_with_options() {
+    for options in
+        [&["--no-new-keyring"][..], &["--no-pivot"], &["--preserve-fds", "0", "--no-new-keyring", "--no-pivot"]]
+    {
+        let bundle = executing(&["/program"]);
+        bundle.program("program", "#!/usr/bin/nonexistent -x\n");
+        outcome(bundle.making("create", options)).well();
+        let said = bundle.on("start", &[]).fails("exec /program: no such file or directory");
+        assert!(said.contains("/process/args"), "{options:?}: {said}");
+    }
+}
+
 #[test]
 fn a_script_with_dos_line_ends_is_told() {
     let bundle = executing(&["/program"]);

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use super::listener::Agent;
 use super::net_device::Moved;
-use super::protocol::{Question, Report};
+use super::protocol::{Failure, Question, Report};
 use super::spawn::{Reached, Slots, Spawned, spawn};
 use super::{explain, hooks, idmap, tree};
 use crate::bundle::Bundle;
@@ -164,6 +164,7 @@ fn attempt(
         None => Shared::<Report>::anonymous(),
     }
     .map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
+    report.update(|report| report.steps = plan.child.len() as u32);
     let opened = Opened::new(plan, dir, options, &mut slots)?;
     slots.keep_from_child(dir.fd());
     if let Some(console) = console {
@@ -614,6 +615,21 @@ fn end_of(process: &OwnedFd) -> Result<()> {
     }
 }
 
+/// What has failed after the wait for start, by a plan that is made again. What else create's command line asked for is not
+/// known any more; it adds steps, but none that come after the wait: so they are counted from the end of the list.
+fn late_failure(state: &State, saved: &Bundle, failure: Failure, steps: u32) -> Error {
+    let systemd_cgroup = state.cgroup.as_ref().is_some_and(|saved| saved.unit.is_some());
+    let options = Options { id: state.id.clone(), systemd_cgroup, ..Options::default() };
+    let plan = HostFacts::find(crate::host::Rootless::Auto, false)
+        .and_then(|facts| crate::plan::create(&saved.spec, &saved.dir, &facts, &options));
+    let Ok(plan) = plan else { return explain::unplanned(&failure) };
+    let from_end = (steps as usize).saturating_sub(failure.op);
+    match plan.child.len().checked_sub(from_end) {
+        Some(op) => explain::failure(&plan, &Failure { op, ..failure }),
+        None => explain::unplanned(&failure),
+    }
+}
+
 /// Tells `start` to the waiting process, and waits until its program runs.
 ///
 /// # Errors
@@ -649,13 +665,8 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
     let _ = sys::unlinkat(dir.fd(), c"exec.fifo", 0);
     match seen.failure() {
         Some(failure) => {
-            let facts = HostFacts::find(crate::host::Rootless::Auto, false)?;
-            let notify = dir.has(c"notify").then(|| dir.path().join(notify::NAME));
-            let systemd_cgroup = state.cgroup.as_ref().is_some_and(|saved| saved.unit.is_some());
-            let options = Options { id: state.id.clone(), notify, systemd_cgroup, ..Options::default() };
-            let plan = crate::plan::create(&saved.spec, &saved.dir, &facts, &options)?;
             let output = sys::openat(dir.fd(), c"output", libc::O_RDONLY | libc::O_NOFOLLOW, 0).ok().map(File::from);
-            Err(with_hook_output(explain::failure(&plan, &failure), &output))
+            Err(with_hook_output(late_failure(state, &saved, failure, seen.steps), &output))
         }
         None if seen.executing != 0 => Ok(()),
         None => Err(explain::died(None)),

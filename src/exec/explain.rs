@@ -21,6 +21,12 @@ pub fn failure(plan: &Plan, failure: &Failure) -> Error {
     }
 }
 
+/// The same where the operation is not known.
+pub fn unplanned(failure: &Failure) -> Error {
+    let text = if failure.detail.is_empty() { "what follows start has failed" } else { &failure.detail };
+    Error::new(format!("{START}: {text}")).call(failure.call.clone(), failure.errno)
+}
+
 fn of_step(step: &Step, failure: &Failure) -> Error {
     let error = match &step.op {
         Op::FindProgram { name, .. } => not_found(&name.to_string_lossy(), failure),

@@ -36,6 +36,8 @@ pub struct Report {
     pub listener: u32,
     /// The listener has been taken, the child may go on.
     pub taken: u32,
+    /// How many steps the child's list has.
+    pub steps: u32,
     call_length: u32,
     detail_length: u32,
     call: [u8; CALL],
