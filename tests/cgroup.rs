@@ -32,7 +32,7 @@ fn create_makes_the_way_and_undo_takes_back_only_that() {
     let cgroup = ground.create("kept/a/b");
     assert_eq!(cgroup.path(), ground.dir(&ground.below("kept/a/b")));
     assert!(cgroup.path().join("cgroup.procs").exists());
-    cgroup.undo();
+    cgroup.undo(Instant::now());
     assert!(!ground.dir(&ground.below("kept/a")).exists());
     assert!(ground.dir(&ground.below("kept")).exists());
 }
@@ -42,7 +42,7 @@ fn undo_leaves_what_others_use() {
     let ground = ground();
     let mine = ground.create("a/mine");
     ground.create("a/theirs");
-    mine.undo();
+    mine.undo(Instant::now());
     assert!(ground.dir(&ground.below("a/theirs")).exists());
     assert!(!ground.dir(&ground.below("a/mine")).exists());
 }
@@ -51,8 +51,23 @@ fn undo_leaves_what_others_use() {
 fn an_empty_cgroup_that_exists_is_taken_and_not_undone() {
     let ground = ground();
     ground.create("a");
-    ground.create("a").undo();
+    ground.create("a").undo(Instant::now());
     assert!(ground.dir(&ground.below("a")).exists());
+}
+
+/// What a create has made of a cgroup that was there before it goes again, and nothing else.
+#[test]
+fn undo_takes_back_what_it_made_of_a_cgroup_that_was_there() {
+    let ground = ground();
+    ground.create("a");
+    let mut cgroup = ground.create("a");
+    install(&mut cgroup, &[]);
+    std::fs::create_dir_all(cgroup.path().join("of/init")).unwrap();
+    assert!(!runs(cgroup.path(), "exec 3< /dev/zero"));
+    let path = cgroup.path().to_owned();
+    cgroup.undo(soon());
+    assert!(path.exists() && !path.join("of").exists());
+    assert!(runs(&path, "exec 3< /dev/zero"));
 }
 
 #[test]
@@ -113,7 +128,7 @@ fn a_parent_with_processes_is_named_with_them() {
     assert!(!ground.dir(&path).exists(), "a failed create leaves nothing");
     let leaf = Cgroup::create(&ground.hierarchy, &path, &[]).expect("without limits it is no obstacle");
     assert_eq!(value(leaf.path(), "cgroup.type"), "domain", "processes can be born there");
-    leaf.undo();
+    leaf.undo(Instant::now());
     parent.kill().unwrap();
     child.wait().unwrap();
 }
@@ -137,7 +152,7 @@ fn controllers_of_v1_are_named() {
 #[test]
 fn a_read_only_cgroupfs_is_told_from_other_failures() {
     let ground = ground();
-    ground.create("a").undo();
+    ground.create("a").undo(Instant::now());
     let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     let remount = |flags| mount(None::<&str>, &ground.hierarchy.root, None::<&str>, flags, None::<&str>).unwrap();
     remount(flags | MsFlags::MS_RDONLY);
@@ -239,9 +254,9 @@ fn remove_takes_deep_children_and_waits_for_the_end() {
     child.wait().unwrap();
 }
 
-fn install(cgroup: &Cgroup, rules: &[Rule]) {
+fn install(cgroup: &mut Cgroup, rules: &[Rule]) {
     let program = load_devices(&program(rules).unwrap().unwrap()).unwrap();
-    cgroup.attach_devices(program.as_fd()).unwrap();
+    cgroup.attach_devices(program).unwrap();
 }
 
 const NULL: Rule = Rule { allow: true, kind: Kind::Char, major: Some(1), minor: Some(3), access: READ };
@@ -249,14 +264,14 @@ const NULL: Rule = Rule { allow: true, kind: Kind::Char, major: Some(1), minor: 
 #[test]
 fn the_device_filter_decides_on_open_and_mknod() {
     let ground = ground();
-    let cgroup = ground.create("a");
+    let mut cgroup = ground.create("a");
     let node = std::env::temp_dir().join(ground.path.trim_start_matches('/'));
     let mknod = format!("mknod {0} c 1 5 && rm {0}", node.display());
     // The shell itself needs /dev/null open: Command has opened it before.
     let (read_null, write_null, read_zero) = ("exec 3< /dev/null", "exec 3> /dev/null", "exec 3< /dev/zero");
     assert!([read_null, write_null, read_zero, &mknod].iter().all(|script| runs(cgroup.path(), script)));
 
-    install(&cgroup, &[NULL]);
+    install(&mut cgroup, &[NULL]);
     assert!(runs(cgroup.path(), read_null));
     assert!([write_null, read_zero, &mknod].iter().all(|script| !runs(cgroup.path(), script)));
 
@@ -266,7 +281,7 @@ fn the_device_filter_decides_on_open_and_mknod() {
     assert!(runs(cgroup.path(), write_null), "the old filter is gone");
     assert!(!runs(cgroup.path(), read_zero));
 
-    install(&cgroup, &[NULL]);
+    install(&mut cgroup, &[NULL]);
     assert!(!runs(cgroup.path(), write_null), "two filters: both must allow");
     cgroup.replace_devices(None).unwrap();
     assert!(runs(cgroup.path(), read_zero) && runs(cgroup.path(), &mknod));
@@ -275,8 +290,8 @@ fn the_device_filter_decides_on_open_and_mknod() {
 #[test]
 fn the_default_filter_passes_the_verifier_and_holds() {
     let ground = ground();
-    let cgroup = ground.create("a");
-    install(&cgroup, &rules(None).unwrap());
+    let mut cgroup = ground.create("a");
+    install(&mut cgroup, &rules(None).unwrap());
     for device in ["null", "zero", "full", "random", "urandom"] {
         assert!(runs(cgroup.path(), &format!("exec 3< /dev/{device}")), "{device}");
     }

@@ -212,8 +212,22 @@ impl Cgroup {
     ///
     /// # Errors
     /// The kernel refuses: EPERM without CAP_BPF and CAP_NET_ADMIN in the initial user namespace.
-    pub fn attach_devices(&self, program: BorrowedFd) -> Result<()> {
-        bpf::prog_attach(self.fd(), program, None).map_err(|errno| self.devices_failed("BPF_PROG_ATTACH", errno))
+    pub fn attach_devices(&mut self, program: OwnedFd) -> Result<()> {
+        bpf::prog_attach(self.fd(), program.as_fd(), None)
+            .map_err(|errno| self.devices_failed("BPF_PROG_ATTACH", errno))?;
+        self.filter = Some(program);
+        Ok(())
+    }
+
+    /// The way back where this cgroup was there before: the cgroups below it and our device filter go. What has
+    /// processes until `deadline` stays.
+    pub(super) fn clear(&self, deadline: Instant) {
+        if self.await_events(deadline, |events| !events.populated).unwrap_or(false) {
+            let _ = self.remove_below();
+        }
+        if let Some(filter) = &self.filter {
+            let _ = bpf::prog_detach(self.fd(), filter.as_fd());
+        }
     }
 
     /// Puts `program` (none: everything is allowed) in the place of the device filters attached to this cgroup. One

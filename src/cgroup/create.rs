@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -27,6 +28,8 @@ pub struct Cgroup {
     parent: OwnedFd,
     /// Directories that `create` made, relative to the root, topmost first.
     made: Vec<String>,
+    /// The device filter that was attached to it.
+    pub(super) filter: Option<OwnedFd>,
 }
 
 /// Whether `error` came of a host that lets us make no cgroup (a read-only cgroupfs, no permission): without limits in
@@ -71,7 +74,7 @@ impl Cgroup {
         match usable.and_then(|()| enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
-                cgroup.undo();
+                remove_made(root.as_fd(), &cgroup.made);
                 Err(error)
             }
         }
@@ -86,7 +89,8 @@ impl Cgroup {
         let root = open_root(&hierarchy.root)?;
         let pair = open_pair(root.as_fd(), path)
             .map_err(|errno| Error::new(format!("open cgroup {path}")).call(format!("openat2({path:?})"), errno))?;
-        let cgroup = Self::new(hierarchy, path, pair, Vec::new());
+        // It was made for this container, and ends with it.
+        let cgroup = Self::new(hierarchy, path, pair, vec![path.trim_matches('/').to_owned()]);
         enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)?;
         Ok(cgroup)
     }
@@ -107,7 +111,7 @@ impl Cgroup {
     fn new(hierarchy: &Hierarchy, path: &str, (parent, dir): (OwnedFd, OwnedFd), made: Vec<String>) -> Cgroup {
         let root = hierarchy.root.clone();
         let name = split(path).1.to_owned();
-        Cgroup { path: root.join(path.trim_matches('/')), root, name, dir, parent, made }
+        Cgroup { path: root.join(path.trim_matches('/')), root, name, dir, parent, made, filter: None }
     }
 
     /// The directories from the root to `path`; what can't be finished is undone.
@@ -171,9 +175,16 @@ impl Cgroup {
         &self.name
     }
 
-    /// Removes the directories that [`create`](Self::create) made, as far as they are empty: the way back when a later
-    /// step of a create failed.
-    pub fn undo(self) {
+    /// Removes the directories that [`create`](Self::create) made and what is below this cgroup: the way back when a later
+    /// step of a create failed. A cgroup that was there before stays, and so do its parents with other children. What has
+    /// processes until `deadline` stays too.
+    pub fn undo(self, deadline: Instant) {
+        let ours = self.made.last().is_some_and(|made| self.path == self.root.join(made));
+        if ours {
+            let _ = self.remove(deadline);
+        } else {
+            self.clear(deadline);
+        }
         if let Ok(root) = open_root(&self.root) {
             remove_made(root.as_fd(), &self.made);
         }

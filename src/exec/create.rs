@@ -126,8 +126,7 @@ impl Undo {
             let _ = systemd::stop(&unit);
         }
         if let Some(cgroup) = self.cgroup.take() {
-            let _ = cgroup.remove(Instant::now() + END);
-            cgroup.undo();
+            cgroup.undo(Instant::now() + END);
         }
         if let Some(group) = self.resctrl.take() {
             let _ = resctrl::remove(&group);
@@ -253,7 +252,7 @@ fn make_cgroup(
     let born = plan.resources.as_ref().filter(|resources| resources.scope.is_none());
     let (Some(resources), Some(hierarchy)) = (born, &facts.cgroup) else { return Ok(None) };
     let wanted = cgroup::wanted_controllers(&resources.writes);
-    let cgroup = match Cgroup::create(hierarchy, &resources.path, &wanted) {
+    let mut cgroup = match Cgroup::create(hierarchy, &resources.path, &wanted) {
         Ok(cgroup) => cgroup,
         Err(error) if cgroup::cannot_be_made(&error) && !resources.required() => {
             state.cgroup = None;
@@ -265,25 +264,23 @@ fn make_cgroup(
         }
         Err(error) => return Err(error),
     };
-    match fill(bundle, resources, facts, &cgroup) {
+    match fill(bundle, resources, facts, &mut cgroup) {
         Ok(()) => Ok(Some(cgroup)),
         Err(error) => {
-            let _ = cgroup.remove(Instant::now() + END);
-            cgroup.undo();
+            cgroup.undo(Instant::now() + END);
             Err(error)
         }
     }
 }
 
-fn fill(bundle: &Bundle, resources: &Resources, facts: &HostFacts, cgroup: &Cgroup) -> Result<()> {
+fn fill(bundle: &Bundle, resources: &Resources, facts: &HostFacts, cgroup: &mut Cgroup) -> Result<()> {
     let memory = bundle.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()?.memory().as_ref());
     if let Some(memory) = memory {
         cgroup.check_memory(memory)?;
     }
     resources.writes.iter().try_for_each(|write| cgroup.write(write))?;
     if let Some(program) = &resources.devices {
-        let loaded = cgroup::load_devices(program)?;
-        cgroup.attach_devices(loaded.as_fd())?;
+        cgroup.attach_devices(cgroup::load_devices(program)?)?;
     }
     match resources.owner {
         Some(uid) => delegate(cgroup, uid, facts),
