@@ -83,7 +83,8 @@ fn a_profile_for_exec_alone() {
 #[ignore = "needs AppArmor, which the machine has"]
 fn a_profile_that_is_not_loaded_is_an_error() {
     let bundle = Bundle::new().edit(|config| config["process"]["apparmorProfile"] = json!("no-such-profile"));
-    bundle.run().fails("/process/apparmorProfile");
+    let said = bundle.run().fails("/process/apparmorProfile");
+    assert!(said.contains("no profile of this name is loaded"), "{said}");
 }
 
 #[test]

@@ -227,8 +227,20 @@ fn subordinate_ids_are_mapped_by_newuidmap() {
         }
         config["process"]["user"] = json!({"uid": 5, "gid": 5});
     });
+    let said = by_newuidmap(&mine, "700000:1000").well();
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words, ["0", &USER.to_string(), "1", "1", "700000", "1000", "5"], "{said}");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(mine.bundle.rootfs("tmp/by-5")).expect("made").uid(), 700_004);
+    // Others than are asked for.
+    let said = by_newuidmap(&mine, "800000:1000").fails("map the ids by newgidmap: gid range");
+    assert!(said.contains("/etc/subgid") && said.contains("/linux/gidMappings"), "{said}");
+}
+
+/// `orlop run` by an ordinary user who has these subordinate ids.
+fn by_newuidmap(mine: &Mine, range: &str) -> common::Outcome {
     let ranges = mine.bundle.dir.join("subids");
-    fs::write(&ranges, format!("{USER}:700000:1000\n")).expect("ranges");
+    fs::write(&ranges, format!("{USER}:{range}\n")).expect("ranges");
     let passwd = mine.bundle.dir.join("passwd");
     let known = value("/etc/passwd").expect("passwd") + &format!("\norlop-test:x:{USER}:{USER}::/:/bin/sh\n");
     fs::write(&passwd, known).expect("passwd");
@@ -245,9 +257,5 @@ fn subordinate_ids_are_mapped_by_newuidmap() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &line]);
     command.env("XDG_RUNTIME_DIR", &mine.runtime).stdin(std::process::Stdio::null());
-    let said = outcome(command).well();
-    let words: Vec<_> = said.split_whitespace().collect();
-    assert_eq!(words, ["0", &USER.to_string(), "1", "1", "700000", "1000", "5"], "{said}");
-    use std::os::unix::fs::MetadataExt;
-    assert_eq!(fs::metadata(mine.bundle.rootfs("tmp/by-5")).expect("made").uid(), 700_004);
+    outcome(command)
 }

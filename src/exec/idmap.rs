@@ -58,6 +58,7 @@ fn put(pid: Pid, file: &str, text: &str) -> Result<()> {
 }
 
 fn program(name: &str, pid: Pid, maps: &[IdMap], file: &str) -> Result<()> {
+    let place = if name == "newgidmap" { "/linux/gidMappings" } else { "/linux/uidMappings" };
     let mut command = Command::new(name);
     command.arg(pid.to_string());
     for map in maps {
@@ -67,14 +68,15 @@ fn program(name: &str, pid: Pid, maps: &[IdMap], file: &str) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| {
         Error::new(format!("run {name}"))
             .call(format!("execve({name})"), Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
-            .at("/linux/uidMappings")
+            .at(place)
             .hint("Debian's package uidmap has it; without it an ordinary user can map one id only, his own")
     })?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(format!("{name}: {}", said.trim()))
-        .at("/linux/uidMappings")
+    let said = said.trim().trim_start_matches(name).trim_start_matches(": ");
+    Err(Error::new(format!("map the ids by {name}: {said}"))
+        .at(place)
         .hint(format!("the ranges must be the user's in {file}")))
 }

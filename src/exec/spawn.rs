@@ -150,15 +150,19 @@ fn after_stage(
     Ok((Pid::from_raw(pid), pidfd))
 }
 
+const NO_USERNS: &str = "root rights are missing, or user namespaces are not allowed here (user.max_user_namespaces, \
+    kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)";
+
 fn clone_error(plan: &Plan, errno: Errno) -> Error {
     let error = Error::new("unable to start container process: make the process and its namespaces")
         .call(format!("clone3({})", crate::plan::show::clone_flags(plan.clone_flags)), errno)
         .at("/linux/namespaces");
     match errno {
-        Errno::EPERM => error.hint(
-            "root rights are missing, or user namespaces are not allowed here (user.max_user_namespaces, \
-             kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
-        ),
+        Errno::EPERM => {
+            let root = nix::unistd::geteuid().is_root();
+            let missing = explain::lacks(caps::Capability::CAP_SYS_ADMIN).filter(|_| root);
+            error.hint(missing.unwrap_or_else(|| NO_USERNS.to_owned()))
+        }
         Errno::ENOSPC => error.hint("a limit of user.max_*_namespaces is reached"),
         Errno::EAGAIN => error.hint("pids.max of a cgroup above, or RLIMIT_NPROC, is reached"),
         Errno::EINVAL => error.hint("a namespace that the kernel does not have (docs/kernel-features.md)"),

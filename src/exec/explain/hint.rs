@@ -1,0 +1,132 @@
+//! What helps against a failure.
+
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+
+use crate::plan::Plan;
+use crate::plan::op::{Mount, Op, Source, Step};
+
+/// What helps, by the operation, its errno, and what the runtime itself lacks.
+pub(super) fn of(plan: &Plan, op: &Op, errno: Errno) -> Option<String> {
+    // In a user namespace of its own the process has every capability over what is the container's.
+    let missing = needed(op).filter(|_| errno == Errno::EPERM && !in_userns(plan)).and_then(lacks);
+    missing.or_else(|| by_operation(op, errno).map(str::to_owned))
+}
+
+/// The words for a capability that this runtime does not have, as in a container or a service with a bounding set; none if
+/// it has it.
+pub fn lacks(capability: Capability) -> Option<String> {
+    match caps::has_cap(None, CapSet::Effective, capability) {
+        Ok(false) => Some(format!(
+            "the runtime itself has no {capability}: whoever has started it, such as a container or a service with \
+             CapabilityBoundingSet=, has taken it away"
+        )),
+        _ => None,
+    }
+}
+
+/// The capability that an operation takes (capabilities(7)).
+fn needed(op: &Op) -> Option<Capability> {
+    Some(match op {
+        Op::Mount(_) | Op::PivotRoot | Op::MoveRoot { .. } | Op::Propagation { .. } | Op::RootPropagation { .. } => {
+            Capability::CAP_SYS_ADMIN
+        }
+        Op::Attributes { .. } | Op::Mask { .. } | Op::Readonly { .. } | Op::ReadonlyRoot => Capability::CAP_SYS_ADMIN,
+        Op::JoinNamespace { .. } | Op::JoinInit { .. } | Op::Unshare { .. } => Capability::CAP_SYS_ADMIN,
+        Op::Hostname { .. } | Op::Domainname { .. } | Op::OpenRoot { .. } => Capability::CAP_SYS_ADMIN,
+        Op::Device(_) => Capability::CAP_MKNOD,
+        Op::Chroot => Capability::CAP_SYS_CHROOT,
+        Op::LoopbackUp => Capability::CAP_NET_ADMIN,
+        Op::BoundingSet { .. } => Capability::CAP_SETPCAP,
+        Op::User { .. } => {
+            [Capability::CAP_SETGID, Capability::CAP_SETUID].into_iter().find(|one| lacks(*one).is_some())?
+        }
+        _ => return None,
+    })
+}
+
+/// Does the mount's file system get an owner by its options?
+fn owned(mount: &Mount) -> bool {
+    mount.data.iter().any(|(key, _)| [c"gid", c"uid"].contains(&key.as_c_str()))
+}
+
+/// Is the container's process in another user namespace than the runtime?
+fn in_userns(plan: &Plan) -> bool {
+    let joins = |step: &Step| match step.op {
+        Op::JoinNamespace { flag, .. } => flag == libc::CLONE_NEWUSER,
+        Op::JoinInit { flags } => flags & libc::CLONE_NEWUSER != 0,
+        _ => false,
+    };
+    plan.userns.is_some() || plan.stage.iter().chain(&plan.child).any(joins)
+}
+
+fn by_operation(op: &Op, errno: Errno) -> Option<&'static str> {
+    let text = match (op, errno) {
+        (Op::OpenRoot { .. } | Op::OpenPlainRoot { .. }, Errno::ENOENT) => {
+            "root.path names the root file system, relative to the bundle"
+        }
+        (Op::OpenRoot { .. }, Errno::EACCES) => {
+            "the path to the root file system must be passable for the ids of the user namespace"
+        }
+        (Op::Mount(mount), Errno::ENOENT) if matches!(mount.source, Source::Bind(_)) => {
+            "the source does not exist on the host"
+        }
+        (Op::Mount(mount), Errno::EACCES) if matches!(mount.source, Source::Bind(_)) => {
+            "the way to the source must be passable for the ids of the user namespace"
+        }
+        (Op::Mount(_), Errno::ENODEV) => "the kernel has no such file system",
+        (Op::Mount(_), Errno::EPERM) => {
+            "in a user namespace a new procfs or sysfs must not show more than those mounted already: something masked \
+             in the outer /proc or /sys forbids it; bind the outer one instead"
+        }
+        (Op::Mount(mount), Errno::EINVAL) if owned(mount) => {
+            "gid= and uid= must be ids that the user namespace maps; without them the file system is root's"
+        }
+        (Op::Mount(_), Errno::EROFS) => "the mount's target is missing, and the root file system can't be written to",
+        (Op::Sysctl { .. }, Errno::ENOENT) => "the kernel has no such sysctl",
+        (Op::Sysctl { .. }, Errno::EACCES | Errno::EPERM | Errno::EROFS) => {
+            "the namespace that the sysctl belongs to must be the container's own, and /proc/sys writable here"
+        }
+        (Op::SessionKeyring { .. }, Errno::EDQUOT) => {
+            "the user's keyring quota (kernel.keys.maxkeys, maxbytes) is used up; --no-new-keyring goes without one"
+        }
+        (Op::User { .. }, Errno::EINVAL) => "an id that the user namespace does not map",
+        (Op::User { .. }, Errno::EPERM) => "groups can't be set where setgroups is denied (newgidmap gives the right)",
+        (Op::Rlimit { .. } | Op::HardLimit { .. }, Errno::EPERM) => "a hard limit is raised only with CAP_SYS_RESOURCE",
+        (Op::Rlimit { .. }, Errno::EINVAL) => "the soft limit is above the hard one",
+        (Op::Scheduler(_) | Op::IoPriority { .. }, Errno::EPERM) => {
+            "it takes CAP_SYS_NICE in the initial user namespace (or RLIMIT_NICE, RLIMIT_RTPRIO), and for a real-time policy a \
+             cgroup with real-time bandwidth where the kernel has RT_GROUP_SCHED"
+        }
+        (Op::Hook(_), Errno::EAGAIN) => {
+            "the limit of processes is reached (pids.max, RLIMIT_NPROC); or process.scheduler is SCHED_DEADLINE, which starts \
+             nobody without SCHED_FLAG_RESET_ON_FORK"
+        }
+        (Op::Scheduler(_), Errno::EINVAL) => "a policy or flag that this kernel does not have, as SCHED_ISO everywhere",
+        (Op::Scheduler(_), Errno::EBUSY) => "SCHED_DEADLINE: no such bandwidth is left on these processors",
+        (Op::Scheduler(_), Errno::EOPNOTSUPP) => "the kernel has no utilisation clamping (CONFIG_UCLAMP_TASK)",
+        (Op::MemoryPolicy { .. }, Errno::EINVAL) => {
+            "a node that is not online or not in cpuset.mems, or a mode or flag that this kernel does not have"
+        }
+        (Op::MemoryPolicy { .. }, Errno::ENOSYS) => "the kernel has no NUMA policies (CONFIG_NUMA)",
+        (Op::Affinity { .. }, Errno::EINVAL) => "none of these processors is online and in the container's cpuset.cpus",
+        (Op::PivotRoot, Errno::EINVAL) => "an initial ramfs can't be left by pivot_root: use --no-pivot",
+        (Op::Cwd { .. }, Errno::ENOENT) => "process.cwd does not exist in the container",
+        (Op::Cwd { .. }, Errno::EACCES) => "process.cwd can't be entered by the process's user",
+        (Op::Seccomp(_), Errno::EINVAL) => "a flag of the filter that this kernel does not know",
+        (Op::Seccomp(_), Errno::EMFILE) => "the listener takes a descriptor, and RLIMIT_NOFILE leaves none",
+        (Op::Seccomp(_), Errno::EACCES) => "without noNewPrivileges the filter needs CAP_SYS_ADMIN",
+        (Op::Terminal { .. }, Errno::ENOENT) => "a terminal needs a devpts mount on /dev/pts",
+        (Op::OomScoreAdj { .. }, Errno::EACCES) => "lowering oom_score_adj takes CAP_SYS_RESOURCE",
+        (Op::ExecLabel { .. }, Errno::ENOENT) => {
+            "no profile of this name is loaded (aa-status lists them, apparmor_parser loads one), or the LSM is not active"
+        }
+        (Op::ExecLabel { .. }, Errno::EINVAL) => "the policy that is loaded does not know this label",
+        (Op::ExecLabel { .. }, Errno::EACCES | Errno::EPERM) => {
+            "the policy does not let the runtime's own label change to this one"
+        }
+        (Op::JoinNamespace { .. }, Errno::EPERM) => "CAP_SYS_ADMIN in the namespace's owner is missing",
+        _ => return None,
+    };
+    Some(text)
+}
