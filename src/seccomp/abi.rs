@@ -35,6 +35,16 @@ impl Syscall {
         Some(Self(&SYSCALLS[row]))
     }
 
+    /// Every system call of any ABI, by name.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        SYSCALLS.iter().map(Self)
+    }
+
+    /// The kernel's name for it.
+    pub(super) fn name(self) -> &'static str {
+        self.0.0
+    }
+
     /// Its number as it stands in `seccomp_data.nr`.
     pub(super) fn number(self, abi: Abi) -> Option<u32> {
         let number = u32::try_from(self.0.1[abi as usize]).ok()?;

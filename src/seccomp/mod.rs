@@ -7,6 +7,7 @@
 
 mod abi;
 mod bpf;
+mod meaning;
 mod program;
 mod rules;
 mod syscalls;
@@ -16,6 +17,8 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSyscall};
 
 use self::abi::Syscall;
+pub use self::meaning::{Action, Answer, Case, Table, Why, meaning, meaning_for};
+pub use self::rules::Condition;
 use self::rules::{AbiRules, Rule};
 use crate::error::{Error, Result};
 
@@ -43,10 +46,13 @@ pub struct Filter {
 /// Errors point below `/linux/seccomp`. Architectures that this machine's kernel cannot run are left out, for a filter
 /// never meets them.
 pub fn compile(section: &LinuxSeccomp) -> Result<Option<Filter>> {
-    let native = abi::native().ok_or_else(|| {
+    compile_for(section, native()?)
+}
+
+fn native() -> Result<Arch> {
+    abi::native().ok_or_else(|| {
         Error::new(format!("no system call table for {} machines", std::env::consts::ARCH)).at(POINTER)
-    })?;
-    compile_for(section, native)
+    })
 }
 
 /// Every error of `section`, in its order, where [`compile`] ends at the first. What only the whole shows comes when
@@ -72,13 +78,9 @@ pub fn compile_for(section: &LinuxSeccomp, native: Arch) -> Result<Option<Filter
     {
         return Ok(None);
     }
-    check_listener(section)?;
-    let default = default_action(section)?;
-    let mut abis = abis(section, native)?;
-    let mut warnings = Vec::new();
-    let rules = rules(syscalls, default, &mut abis, &mut warnings)?;
+    let Compiled { abis, rules, default, enosys, mut warnings } = compiled_rules(section, native)?;
     let notify = syscalls.iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify);
-    let program = program::build(abis, &rules, default, answers_enosys(section), abi::is_big_endian(native))?;
+    let program = program::build(abis, &rules, default, enosys, abi::is_big_endian(native))?;
     Ok(Some(Filter {
         program,
         flags: flags(section, notify, &mut warnings),
@@ -87,6 +89,26 @@ pub fn compile_for(section: &LinuxSeccomp, native: Arch) -> Result<Option<Filter
         listener_metadata: section.listener_metadata().clone(),
         warnings,
     }))
+}
+
+/// The section, read and sorted by ABI.
+struct Compiled {
+    abis: Vec<(u32, AbiRules)>,
+    rules: Vec<Rule>,
+    default: u32,
+    /// Calls that are newer than the profile get `ENOSYS`.
+    enosys: bool,
+    warnings: Vec<String>,
+}
+
+fn compiled_rules(section: &LinuxSeccomp, native: Arch) -> Result<Compiled> {
+    check_listener(section)?;
+    let default = default_action(section)?;
+    let mut abis = abis(section, native)?;
+    let mut warnings = Vec::new();
+    let syscalls = section.syscalls().as_deref().unwrap_or_default();
+    let rules = rules(syscalls, default, &mut abis, &mut warnings)?;
+    Ok(Compiled { abis, rules, default, enosys: answers_enosys(section), warnings })
 }
 
 /// The specification: metadata without a path is an error; a path that no rule uses is ignored.

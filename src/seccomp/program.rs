@@ -129,7 +129,7 @@ impl Ranges {
 
 fn target(verdict: Verdict, width: Width) -> Target {
     match verdict {
-        Verdict::Always(action) => Target::Return(action),
+        Verdict::Always(action, _) => Target::Return(action),
         Verdict::Matches(matches) => Target::Matches(matches, width),
     }
 }

@@ -20,12 +20,15 @@ const ARGS: usize = 6;
 
 /// `(argument & mask) <jump> value`, or its opposite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Condition {
-    pub(super) arg: u32,
+pub struct Condition {
+    /// The argument, from 0.
+    pub arg: u32,
     pub(super) jump: Jump,
     pub(super) negated: bool,
-    pub(super) mask: u64,
-    pub(super) value: u64,
+    /// The bits that are compared.
+    pub mask: u64,
+    /// What with.
+    pub value: u64,
 }
 
 /// One rule of the section with its action encoded and its conditions sorted by argument.
@@ -42,12 +45,15 @@ pub(super) struct Rule {
 pub(super) struct Match {
     pub(super) conditions: Vec<Condition>,
     pub(super) action: u32,
+    /// The rule's place in the section.
+    pub(super) rule: usize,
 }
 
 /// What the filter does about one system call.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    Always(u32),
+    /// An action, and the place of its rule.
+    Always(u32, usize),
     /// The first match decides; none means the default action.
     Matches(Vec<Match>),
 }
@@ -180,9 +186,10 @@ fn verdict(group: &[Mention], rules: &[Rule], abi: Abi) -> Result<Verdict> {
         for alternative in &rule.alternatives {
             let conditions = conditions(alternative, mention.call, abi);
             if conditions.is_empty() {
-                return Ok(Verdict::Always(rule.action));
+                return Ok(Verdict::Always(rule.action, mention.rule));
             }
-            add(&mut matches, Match { conditions, action: rule.action }, &rule.pointer)?;
+            let (action, rule_index) = (rule.action, mention.rule);
+            add(&mut matches, Match { conditions, action, rule: rule_index }, &rule.pointer)?;
         }
     }
     matches.sort_by(Match::order);

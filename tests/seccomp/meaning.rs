@@ -6,7 +6,7 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator as Op,
     LinuxSyscall,
 };
-use orlop::seccomp::compile_for;
+use orlop::seccomp::{compile_for, meaning_for};
 use proptest::prelude::*;
 
 use crate::interpreter::{Data, check, run, run_on};
@@ -176,6 +176,27 @@ fn agrees(native: Arch, section: &LinuxSeccomp, tries: &[Data]) -> Result<(), Te
         if let Some(expected) = answer(section, native, data) {
             let actual = run(&filter.program, data);
             prop_assert_eq!(actual, expected, "{:x?}: {:#x} for {:#x}", data, actual, expected);
+        }
+    }
+    tells_the_same(native, section, &filter.program, tries)
+}
+
+/// What is told of a profile is what its program does.
+fn tells_the_same(
+    native: Arch,
+    section: &LinuxSeccomp,
+    program: &[libc::sock_filter],
+    tries: &[Data],
+) -> Result<(), TestCaseError> {
+    for table in meaning_for(section, native).expect("what compiles has a meaning") {
+        let arch = ABIS.iter().find(|abi| abi.0 == table.arch).expect("an ABI of the tests").1;
+        let known = |name: &&str| KNOWN.iter().any(|known| known.0 == *name) || name.starts_with('o');
+        for (name, answer) in table.answers.iter().filter(|(name, _)| known(name)) {
+            for Data { args, .. } in tries.iter().take(20) {
+                let told = answer.to(args).action.0;
+                let done = run(program, &Data { nr: answer.number, arch, args: *args });
+                prop_assert_eq!(told, done, "{} {:x?}: told {:#x}, does {:#x}", name, args, told, done);
+            }
         }
     }
     Ok(())
