@@ -199,7 +199,7 @@ fn a_failed_start_container_hook_is_an_error_of_start() {
 #[test]
 fn a_hook_that_floods_fills_nothing_and_its_last_words_are_shown() {
     for kind in ["createContainer", "startContainer"] {
-        let flood = "i=0; while [ $i -lt 20 ]; do head -c 1000000 /dev/zero | tr '\\0' x; i=$((i+1)); done; echo; echo last words";
+        let flood = "i=0; while [ $i -lt 5 ]; do head -c 200000 /dev/zero | tr '\\0' x; i=$((i+1)); done; echo; echo last words";
         let bundle = with(Bundle::sleeper(), kind, hook(flood));
         bundle.up().well();
         let size = fs::metadata(bundle.state_dir().join("output")).expect("the file").len();
