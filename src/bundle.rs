@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, LinuxSeccomp, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, error::Category};
 use serde_path_to_error::Segment;
@@ -44,12 +44,23 @@ impl Bundle {
     /// When `dir` is no directory, when `config.json` is missing (with runc's text), is no regular file or is larger than
     /// [`MAX_SIZE`], and as [`Bundle::parse`]. Does not wait for a writer when `config.json` is a FIFO.
     pub fn load(dir: &Path) -> Result<Bundle> {
+        Bundle::load_with(dir, None)
+    }
+
+    /// The same with another file for `config.json`.
+    ///
+    /// # Errors
+    /// As [`Bundle::load`].
+    pub fn load_with(dir: &Path, config: Option<&Path>) -> Result<Bundle> {
         let absolute = dir.canonicalize().map_err(|error| {
             Error::new(format!("open the bundle {}", dir.display()))
                 .call(format!("realpath({dir:?})"), errno(&error))
                 .hint("--bundle names the directory that holds config.json")
         })?;
-        let config = read(&absolute.join(CONFIG), CONFIG)?;
+        let config = match config {
+            Some(file) => read(file, &file.display().to_string())?,
+            None => read(&absolute.join(CONFIG), CONFIG)?,
+        };
         Bundle::parse(absolute, config)
     }
 
@@ -75,6 +86,36 @@ pub fn load_process(path: &Path) -> Result<Process> {
     let name = path.display().to_string();
     let (process, _) = decode(&name, &content(open(path, &name, 0)?, &name)?, repair_process)?;
     Ok(process)
+}
+
+/// Reads a seccomp profile: a file with the content of `linux.seccomp` alone, a configuration that has one, or a bundle.
+/// Returns it with the pointer at which it stands in there.
+///
+/// # Errors
+/// As [`Bundle::load`]; there is none in the configuration.
+pub fn load_seccomp(path: &Path) -> Result<(LinuxSeccomp, &'static str)> {
+    const PLACE: &str = "/linux/seccomp";
+    let file = if path.is_dir() { path.join(CONFIG) } else { path.to_owned() };
+    let name = file.display().to_string();
+    let json = content(open(&file, &name, 0)?, &name)?;
+    let members: Map<String, Value> = serde_json::from_slice(&json).unwrap_or_default();
+    if members.contains_key("archMap") {
+        return Err(Error::new(format!(
+            "{name} is in the form of Docker's own profiles, with conditions to be resolved"
+        ))
+        .at("/archMap")
+        .hint(
+            "a container's config.json has it resolved, such as /run/containerd/io.containerd.runtime.v2.task/moby/ID",
+        ));
+    }
+    if !path.is_dir() && !members.contains_key("ociVersion") {
+        return decode(&name, &json, |section, _| drop_nulls(section)).map(|(section, _)| (section, ""));
+    }
+    let (spec, _) = decode::<Spec>(&name, &json, repair_spec)?;
+    let section = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
+    section
+        .map(|section| (section, PLACE))
+        .ok_or_else(|| Error::new(format!("{name} has no seccomp profile")).at(PLACE))
 }
 
 /// Reads `json` as `linux.resources` with what is to change: the rest, and what stands for "not set", is left out. 0 does so

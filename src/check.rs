@@ -6,13 +6,16 @@
 //! looked at. How exposed a container is, is no subject of this.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use serde_json::{Value, json};
+use serde_json::Value;
+#[cfg(test)]
+use serde_json::json;
 
 use crate::bundle::Bundle;
-use crate::error::{Error, errno_text};
+use crate::error::Error;
+pub use crate::findings::{Finding, Report, Severity};
 use crate::host::{self, Rootless};
 use crate::plan::HostFacts;
 use crate::sys::creds;
@@ -31,46 +34,6 @@ mod root;
 mod security;
 mod view;
 
-/// What a finding means for `create`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// It would fail.
-    Error,
-    /// It may fail, or the container gets less than what was asked for.
-    Warning,
-    /// What can't be known here, or what is only good to know.
-    Note,
-}
-
-impl Severity {
-    /// `error`, `warning` or `note`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Note => "note",
-        }
-    }
-}
-
-/// One thing that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What it means.
-    pub severity: Severity,
-    /// What it is, where, and what helps.
-    pub what: Error,
-}
-
-/// Everything that was found about a bundle, in the order of its configuration.
-#[derive(Debug, Clone)]
-pub struct Report {
-    /// The bundle's directory.
-    pub bundle: PathBuf,
-    /// What was found.
-    pub findings: Vec<Finding>,
-}
-
 /// Checks the bundle in `dir`, for the systemd driver or the cgroupfs one. A configuration that can't be read is one finding and the end.
 pub fn check(dir: &Path, rootless: Rootless, systemd_cgroup: bool) -> Report {
     let mut findings = Findings::default();
@@ -78,7 +41,7 @@ pub fn check(dir: &Path, rootless: Rootless, systemd_cgroup: bool) -> Report {
         Ok(bundle) => bundle,
         Err(error) => {
             findings.error(error);
-            return Report { bundle: dir.to_owned(), findings: findings.list };
+            return report(dir, findings.list);
         }
     };
     match HostFacts::find(rootless, false) {
@@ -87,7 +50,11 @@ pub fn check(dir: &Path, rootless: Rootless, systemd_cgroup: bool) -> Report {
     }
     let config = serde_json::from_slice(&bundle.config).unwrap_or_default();
     findings.list.sort_by_cached_key(|finding| position(&config, finding.what.pointer.as_deref()));
-    Report { bundle: bundle.dir, findings: findings.list }
+    report(&bundle.dir, findings.list)
+}
+
+fn report(dir: &Path, findings: Vec<Finding>) -> Report {
+    Report { subject: ("bundle", dir.to_owned()), findings }
 }
 
 fn all(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, findings: &mut Findings) {
@@ -222,73 +189,6 @@ fn position(config: &Value, pointer: Option<&str>) -> Vec<usize> {
         here = next;
     }
     way
-}
-
-impl Report {
-    /// How many findings there are of `severity`.
-    pub fn count(&self, severity: Severity) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == severity).count()
-    }
-
-    /// As lines, like a compiler's; the last one is the count.
-    pub fn as_text(&self) -> String {
-        let findings: String = self.findings.iter().map(|finding| finding.as_text() + "\n").collect();
-        format!("{findings}{}\n", self.summary())
-    }
-
-    fn summary(&self) -> String {
-        let many = |severity: Severity| match self.count(severity) {
-            0 => None,
-            1 => Some(format!("1 {}", severity.name())),
-            count => Some(format!("{count} {}s", severity.name())),
-        };
-        let counts: Vec<_> =
-            [Severity::Error, Severity::Warning, Severity::Note].into_iter().filter_map(many).collect();
-        if counts.is_empty() { "no findings".to_owned() } else { counts.join(", ") }
-    }
-
-    /// As one JSON object. `call` and `hint` are missing where there is none, `pointer` is empty for what has no place.
-    pub fn as_json(&self) -> Value {
-        json!({
-            "bundle": self.bundle,
-            "findings": self.findings.iter().map(Finding::as_json).collect::<Vec<_>>(),
-            "errors": self.count(Severity::Error),
-            "warnings": self.count(Severity::Warning),
-        })
-    }
-}
-
-impl Finding {
-    fn call(&self) -> Option<String> {
-        let answer = self.what.errno.map(errno_text);
-        let parts: Vec<String> = [self.what.call.clone(), answer].into_iter().flatten().collect();
-        (!parts.is_empty()).then(|| parts.join(": "))
-    }
-
-    fn as_text(&self) -> String {
-        let mut text = format!("{}: {}", self.severity.name(), self.what.message);
-        let pointer = self.what.pointer.as_ref().filter(|pointer| !pointer.is_empty());
-        for (name, line) in [("at ", pointer.cloned()), ("", self.call()), ("hint: ", self.what.hint.clone())] {
-            if let Some(line) = line {
-                text += &format!("\n  {name}{line}");
-            }
-        }
-        text
-    }
-
-    fn as_json(&self) -> Value {
-        let mut json = json!({
-            "severity": self.severity.name(),
-            "pointer": self.what.pointer.as_deref().unwrap_or_default(),
-            "message": self.what.message,
-        });
-        for (key, value) in [("call", self.call()), ("hint", self.what.hint.clone())] {
-            if let Some(value) = value {
-                json[key] = value.into();
-            }
-        }
-        json
-    }
 }
 
 /// An error of std as this kind of error, for `message` at `pointer`.

@@ -99,6 +99,18 @@ fn the_commands_of_check_md_say_what_it_shows() {
 }
 
 #[test]
+fn the_commands_of_seccomp_md_say_what_it_shows() {
+    let page = page("seccomp.md");
+    let said = run(&page, 6);
+    let shown = blocks(&page, "text");
+    assert_eq!(shown.len(), 4);
+    for text in shown {
+        assert!(said.contains(text), "{text} is not in {said}");
+    }
+    assert!(said.contains("Hello from a container"), "{said}");
+}
+
+#[test]
 fn the_commands_of_running_md_do_what_it_says() {
     let said = run(&page("running.md"), 6);
     for words in ["execve \"/bin/sh\" \"/hello\"", "Hello from a container", "\"status\": \"created\""] {

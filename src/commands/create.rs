@@ -31,6 +31,9 @@ struct Common {
     /// The bundle: the directory that holds config.json
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
+    /// Take this file for the bundle's config.json
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Unix socket that gets the master of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
@@ -83,7 +86,7 @@ struct Prepared {
 
 fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     validate::container_id(&common.id)?;
-    let bundle = Bundle::load(&common.bundle)?;
+    let bundle = Bundle::load_with(&common.bundle, common.config.as_deref())?;
     let facts = HostFacts::find(global.rootless(), common.no_pivot)?;
     validate::validate(&bundle.spec, &host::context(&bundle, &facts))?;
     host::check_root(&bundle)?;

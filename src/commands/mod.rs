@@ -19,6 +19,7 @@ mod log;
 mod pause;
 mod plan;
 mod ps;
+mod seccomp;
 mod spec;
 mod start;
 mod state;
@@ -130,6 +131,7 @@ const VERBS: &[Verb] = verbs! {
     "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
     "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
     "check", "Say all that is wrong with a bundle, here and in itself, without doing anything and without root", check::CheckArgs, check::run;
+    "seccomp", "Look into seccomp profiles, and write one from what a program does", seccomp::SeccompArgs, seccomp::run;
     "plan", "Show what a bundle would do, without doing anything and without root", plan::PlanArgs, plan::run;
 };
 

@@ -55,7 +55,7 @@ fn of_step(plan: &Plan, step: &Step, failure: &Failure) -> Error {
         }
     };
     let error = if step.from.is_empty() { error } else { error.at(step.from.clone()) };
-    match hint::of(plan, &step.op, failure.errno) {
+    match hint::of(plan, &step.op, failure) {
         Some(hint) if error.hint.is_none() => error.hint(hint),
         _ => error,
     }

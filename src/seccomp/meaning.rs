@@ -126,6 +126,24 @@ impl Condition {
     }
 }
 
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let conditions: Vec<_> = self.conditions.iter().map(Condition::to_string).collect();
+        match conditions.is_empty() {
+            true => write!(f, "{}", self.action),
+            false => write!(f, "if {} {}", conditions.join(" and "), self.action),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (last, others) = self.cases.split_last().ok_or(fmt::Error)?;
+        others.iter().try_for_each(|case| write!(f, "{case}; "))?;
+        if others.is_empty() { write!(f, "{last}") } else { write!(f, "else {last}") }
+    }
+}
+
 impl Answer {
     /// The case that these arguments meet.
     pub fn to(&self, args: &[u64; 6]) -> &Case {

@@ -7,8 +7,12 @@
 
 mod abi;
 mod bpf;
+mod diff;
+mod evaluate;
+mod lint;
 mod meaning;
 mod program;
+mod record;
 mod rules;
 mod syscalls;
 
@@ -17,12 +21,17 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSyscall};
 
 use self::abi::Syscall;
+pub use self::diff::{Difference, abis as differing_abis, diff};
+pub use self::evaluate::answer;
+pub use self::lint::lint;
 pub use self::meaning::{Action, Answer, Case, Table, Why, meaning, meaning_for};
+pub use self::record::{Calls, Reply, recording};
 pub use self::rules::Condition;
 use self::rules::{AbiRules, Rule};
 use crate::error::{Error, Result};
 
-const POINTER: &str = "/linux/seccomp";
+/// Where the section stands in a configuration.
+pub const POINTER: &str = "/linux/seccomp";
 
 /// A filter ready for `seccomp(SECCOMP_SET_MODE_FILTER)`.
 #[derive(Debug, Clone)]
@@ -50,9 +59,8 @@ pub fn compile(section: &LinuxSeccomp) -> Result<Option<Filter>> {
 }
 
 fn native() -> Result<Arch> {
-    abi::native().ok_or_else(|| {
-        Error::new(format!("no system call table for {} machines", std::env::consts::ARCH)).at(POINTER)
-    })
+    abi::native()
+        .ok_or_else(|| Error::new(format!("no system call table for {} machines", std::env::consts::ARCH)).at(POINTER))
 }
 
 /// Every error of `section`, in its order, where [`compile`] ends at the first. What only the whole shows comes when

@@ -29,7 +29,7 @@ pub mod start;
 pub mod terminal;
 
 pub use alloc_guard::after_clone;
-pub use seccomp::{seccomp, seccomp_action_available, seccomp_flag_known};
+pub use seccomp::{notify_answer, notify_receive, seccomp, seccomp_action_available, seccomp_flag_known};
 
 /// The result of one system call.
 pub type SysResult<T> = Result<T, Errno>;

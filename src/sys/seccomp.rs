@@ -1,3 +1,5 @@
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use nix::errno::Errno;
 
 /// seccomp(2): `operation` is a `SECCOMP_*`, `flags` are `SECCOMP_FILTER_FLAG_*`; returns the listener's descriptor
@@ -39,4 +41,45 @@ pub fn seccomp_flag_known(flag: libc::c_ulong) -> Result<(), Errno> {
         Err(Errno::EFAULT) => Ok(()),
         answer => answer.map(drop),
     }
+}
+
+/// A call that waits for an agent's answer (seccomp_unotify(2)).
+#[derive(Debug, Clone, Copy)]
+pub struct Notification {
+    /// What the answer names it by.
+    pub id: u64,
+    /// `seccomp_data.arch`.
+    pub arch: u32,
+    /// `seccomp_data.nr`.
+    pub number: u32,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+/// ioctl(2) `SECCOMP_IOCTL_NOTIF_RECV`: the next call that waits.
+///
+/// # Errors
+/// `ENOENT`: its process was killed meanwhile; `EINTR`.
+pub fn notify_receive(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
+    const SECCOMP_IOCTL_NOTIF_RECV: libc::Ioctl = 0xc050_2100;
+    // SAFETY: all-zero is a valid seccomp_notif, and the kernel wants it zeroed.
+    let mut heard: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is writable and as large as the number of the ioctl says.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_RECV, &raw mut heard) })?;
+    let data = heard.data;
+    Ok(Notification { id: heard.id, arch: data.arch, number: data.nr as u32, args: data.args })
+}
+
+/// ioctl(2) `SECCOMP_IOCTL_NOTIF_SEND`: the call goes on (Linux 5.5), or fails with `error`.
+///
+/// # Errors
+/// `ENOENT`: its process was killed meanwhile.
+pub fn notify_answer(listener: BorrowedFd<'_>, id: u64, error: Option<Errno>) -> Result<(), Errno> {
+    const SECCOMP_IOCTL_NOTIF_SEND: libc::Ioctl = 0xc018_2101;
+    const SECCOMP_USER_NOTIF_FLAG_CONTINUE: u32 = 1;
+    let flags = if error.is_none() { SECCOMP_USER_NOTIF_FLAG_CONTINUE } else { 0 };
+    let error = error.map_or(0, |errno| -(errno as i32));
+    let mut said = libc::seccomp_notif_resp { id, val: 0, error, flags };
+    // SAFETY: the structure is as large as the number of the ioctl says.
+    Errno::result(unsafe { libc::ioctl(listener.as_raw_fd(), SECCOMP_IOCTL_NOTIF_SEND, &raw mut said) }).map(drop)
 }

@@ -3,14 +3,34 @@
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 
+use crate::exec::protocol::Failure;
 use crate::plan::Plan;
 use crate::plan::op::{Mount, Op, Source, Step};
+use crate::seccomp::{self, Action};
 
-/// What helps, by the operation, its errno, and what the runtime itself lacks.
-pub(super) fn of(plan: &Plan, op: &Op, errno: Errno) -> Option<String> {
+/// What helps, by the operation, its errno, what the runtime itself lacks, and what its filter denies.
+pub(super) fn of(plan: &Plan, op: &Op, failure: &Failure) -> Option<String> {
+    let errno = failure.errno;
+    if let Some(denied) = denied(plan, failure) {
+        return Some(denied);
+    }
     // In a user namespace of its own the process has every capability over what is the container's.
     let missing = needed(op).filter(|_| errno == Errno::EPERM && !in_userns(plan)).and_then(lacks);
     missing.or_else(|| by_operation(op, errno).map(str::to_owned))
+}
+
+/// The words for a call that the container's own filter answers with this errno, once it is loaded.
+fn denied(plan: &Plan, failure: &Failure) -> Option<String> {
+    let before = plan.child.get(..failure.op).filter(|_| !failure.stage)?;
+    let program = before.iter().find_map(|step| match &step.op {
+        Op::Seccomp(filter) => Some(&filter.program),
+        _ => None,
+    })?;
+    let name = failure.call.split('(').next().unwrap_or_default();
+    let Action(answer) = seccomp::answer(program, name)?;
+    (answer == libc::SECCOMP_RET_ERRNO | failure.errno as u32).then(|| {
+        format!("the seccomp profile answers {name} so: `orlop seccomp explain BUNDLE {name}` says by which rule")
+    })
 }
 
 /// The words for a capability that this runtime does not have, as in a container or a service with a bounding set; none if
