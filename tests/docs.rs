@@ -111,6 +111,17 @@ fn the_commands_of_seccomp_md_say_what_it_shows() {
 }
 
 #[test]
+fn the_commands_of_audit_md_say_what_it_shows() {
+    let page = page("audit.md");
+    let _ = fs::remove_dir_all("/tmp/orlop-open");
+    let said = run(&page, 5);
+    let shown = blocks(&page, "text");
+    assert_eq!(shown.len(), 1);
+    assert!(said.contains(shown[0]), "{} is not in {said}", shown[0]);
+    assert!(said.contains("\"container\": \"audited\""), "{said}");
+}
+
+#[test]
 fn the_commands_of_running_md_do_what_it_says() {
     let said = run(&page("running.md"), 6);
     for words in ["execve \"/bin/sh\" \"/hello\"", "Hello from a container", "\"status\": \"created\""] {

@@ -253,6 +253,16 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Is a device filter attached to this very cgroup?
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_ADMIN or CAP_SYS_ADMIN.
+    pub fn has_device_filter(&self) -> Result<bool> {
+        let mut ids = [0; bpf::MAX_PROGS];
+        let count = bpf::prog_query(self.fd(), &mut ids);
+        count.map(|count| count > 0).map_err(|errno| self.devices_failed("BPF_PROG_QUERY", errno))
+    }
+
     fn attached_devices(&self) -> Result<Vec<OwnedFd>> {
         let mut ids = [0; bpf::MAX_PROGS];
         let count =

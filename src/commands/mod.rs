@@ -8,6 +8,7 @@ use crate::host::Rootless;
 use crate::state::Store;
 
 mod arguments;
+mod audit;
 mod check;
 mod create;
 mod delete;
@@ -131,6 +132,7 @@ const VERBS: &[Verb] = verbs! {
     "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
     "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
     "check", "Say all that is wrong with a bundle, here and in itself, without doing anything and without root", check::CheckArgs, check::run;
+    "audit", "Say how exposed a container or a bundle is, and what closes it", audit::AuditArgs, audit::run;
     "seccomp", "Look into seccomp profiles, and write one from what a program does", seccomp::SeccompArgs, seccomp::run;
     "plan", "Show what a bundle would do, without doing anything and without root", plan::PlanArgs, plan::run;
 };

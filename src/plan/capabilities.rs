@@ -37,6 +37,15 @@ pub(super) fn sets(process: &Process) -> Result<(CapSets, u64, u64)> {
     Ok((sets, bounding, ambient))
 }
 
+/// The five sets of a process as [`crate::audit`] compares them.
+///
+/// # Errors
+/// A capability that this library does not know.
+pub fn capability_sets(process: &Process) -> Result<crate::audit::Sets> {
+    let (CapSets { effective, permitted, inheritable }, bounding, ambient) = sets(process)?;
+    Ok(crate::audit::Sets { bounding, effective, permitted, inheritable, ambient: ambient & permitted & inheritable })
+}
+
 pub(super) fn plan(process: &Process, facts: &HostFacts, seccomp: Option<&SeccompOp>, child: &mut Steps) -> Result<()> {
     let (sets, bounding, ambient) = sets(process)?;
     // The kernel raises only what is both permitted and inheritable; runc leaves the rest out as well.

@@ -30,6 +30,7 @@ pub(crate) mod sched;
 mod seccomp;
 pub mod show;
 
+pub use capabilities::capability_sets;
 pub use hooks::{list as hook_list, state_json};
 pub use intel_rdt::{IntelRdt, schemata};
 pub use namespaces::{IdMap, Joined, Userns};
