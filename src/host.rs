@@ -31,15 +31,16 @@ impl HostFacts {
     pub fn find(rootless: Rootless, no_pivot: bool) -> Result<Self> {
         let euid = nix::unistd::geteuid().as_raw();
         let egid = nix::unistd::getegid().as_raw();
-        let rootless = match rootless {
-            Rootless::True => true,
-            Rootless::False => false,
-            Rootless::Auto => euid != 0 || !in_initial_userns(),
+        let (rootless, systemd_user) = match rootless {
+            Rootless::True => (true, Some(id_outside(euid))),
+            Rootless::False => (false, None),
+            Rootless::Auto => (euid != 0 || !in_initial_userns(), systemd_user()),
         };
         Ok(Self {
             euid,
             egid,
             rootless,
+            systemd_user,
             last_capability: last_capability(),
             cgroup: Hierarchy::find()?,
             kernel_mounts: if no_pivot { kernel_mounts()? } else { Vec::new() },
@@ -70,6 +71,26 @@ pub fn apparmor() -> bool {
 pub fn in_runtime_dir() -> bool {
     let named_root = || std::env::var_os("USER").is_some_and(|name| name == "root");
     !nix::unistd::geteuid().is_root() || (!in_initial_userns() && !named_root())
+}
+
+/// The user whose own systemd makes the cgroups, by the same rule, with the id outside of the user namespace; None: the
+/// system's does.
+pub fn systemd_user() -> Option<u32> {
+    in_runtime_dir().then(|| id_outside(nix::unistd::geteuid().as_raw()))
+}
+
+/// A user id of this user namespace as it is in the one around it; itself where that can't be known.
+fn id_outside(id: u32) -> u32 {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines().find_map(|line| outside(line, id)).unwrap_or(id)
+}
+
+/// By a line of `uid_map`: the first id inside, the first outside, and how many (user_namespaces(7)).
+fn outside(line: &str, id: u32) -> Option<u32> {
+    let mut numbers = line.split_whitespace().map_while(|number| number.parse::<u32>().ok());
+    let (inside, outside, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+    let offset = id.checked_sub(inside).filter(|offset| *offset < count)?;
+    outside.checked_add(offset)
 }
 
 /// The initial user namespace has a fixed inode number (`PROC_USER_INIT_INO`, since 3.8).
@@ -157,4 +178,18 @@ pub fn check_root(bundle: &Bundle) -> Result<()> {
 /// The errno of an error of std.
 pub fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::outside;
+
+    #[test]
+    fn an_id_outside_is_as_far_from_the_first_as_inside() {
+        assert_eq!(outside("         0       1000          1", 0), Some(1000));
+        assert_eq!(outside("         0       1000          1", 1), None);
+        assert_eq!(outside("         1     100000      65536", 1000), Some(100_999));
+        assert_eq!(outside("         0          0 4294967295", 7), Some(7));
+        assert_eq!(outside("", 0), None);
+    }
 }

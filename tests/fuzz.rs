@@ -170,6 +170,7 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
         euid: if rootless { 1000 } else { 0 },
         egid: 0,
         rootless,
+        systemd_user: rootless.then_some(1000),
         last_capability: 40,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/proc".into(), "/sys".into()],

@@ -26,6 +26,7 @@ fn facts(rootless: bool) -> HostFacts {
         euid: id,
         egid: id,
         rootless,
+        systemd_user: rootless.then_some(1000),
         last_capability: 40,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/sys".into(), "/proc".into()],

@@ -196,6 +196,26 @@ fn root_of_a_user_namespace_needs_no_other_one() {
 }
 
 #[test]
+fn root_of_a_users_namespace_has_the_users_own_systemd() {
+    let mine = Mine::new(&["true"]).edit(|config| config["linux"]["cgroupsPath"] = json!("user.slice:p:n"));
+    let inside = |verb: &[&str], name: &str| {
+        let mut command = mine.program(&["unshare", "--user", "--map-root-user", common::ORLOP, "--systemd-cgroup"]);
+        command.args(verb).env("USER", name).env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/of-the-user");
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/of-the-system");
+        outcome(command)
+    };
+    let dir = mine.bundle.dir.to_str().expect("UTF-8");
+    let instance = format!("/user.slice/user-{USER}.slice/user@{USER}.service");
+    let user = ("somebody", format!("the user's systemd: cgroup {instance}"), "/of-the-user");
+    for (name, words, bus) in [user, ("root", "systemd: cgroup ".to_owned(), "/of-the-system")] {
+        let plan = inside(&["plan", dir], name).well();
+        assert!(plan.contains(&format!(" {words}/user.slice/p-n.scope ")), "{name}: {plan}");
+        let root = mine.runtime.join(name);
+        inside(&["--root", root.to_str().expect("UTF-8"), "run", "--bundle", dir, &mine.bundle.id], name).fails(bus);
+    }
+}
+
+#[test]
 fn root_may_not_be_had_by_a_map_of_the_users_making() {
     let mine = Mine::new(&["true"]).edit(|config| config["linux"]["uidMappings"][0]["hostID"] = json!(0));
     let run = begin(mine.making("run", &[])).end();

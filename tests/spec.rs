@@ -83,6 +83,7 @@ fn made(config: &Value) -> Result<Plan> {
         euid: 0,
         egid: 0,
         rootless: false,
+        systemd_user: None,
         last_capability: 40,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: Vec::new(),

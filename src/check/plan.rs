@@ -18,7 +18,7 @@ pub(super) fn check(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, fi
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let own = facts.cgroup.as_ref().map_or("/", |hierarchy| &hierarchy.own);
     let path = match systemd_cgroup {
-        true => systemd::name_of(path, ID, facts.rootless).map(drop),
+        true => systemd::name_of(path, ID, facts.systemd_user.is_some()).map(drop),
         false => cgroup::path(path, ID, own).map(drop),
     };
     let mut errors: Vec<_> = path.err().into_iter().collect();

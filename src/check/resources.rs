@@ -17,7 +17,7 @@ pub(super) fn check(subject: &Subject, systemd_cgroup: bool, findings: &mut Find
     let Some(linux) = subject.spec.linux() else { return };
     if !systemd_cgroup {
         controllers(subject, findings);
-    } else if let Err(error) = systemd::reachable(subject.facts.rootless) {
+    } else if let Err(error) = systemd::reachable(subject.facts.systemd_user.is_some()) {
         findings.error(error);
     }
     for key in linux.sysctl().iter().flat_map(|map| map.keys()) {

@@ -588,7 +588,7 @@ pub fn destroy_unknown(dir: &Dir, id: &str) -> Result<()> {
         let path = match cgroup::path(given, id, &hierarchy.own) {
             Ok(path) => path,
             // A scope, which ends with its processes.
-            Err(_) => Scope::plan(&saved.spec, id, &[], user(), &hierarchy.own)?.1,
+            Err(_) => Scope::plan(&saved.spec, id, &[], crate::host::systemd_user(), &hierarchy.own)?.1,
         };
         if let Some(cgroup) = Cgroup::open(&hierarchy, &path)? {
             cgroup.kill()?;
@@ -596,12 +596,6 @@ pub fn destroy_unknown(dir: &Dir, id: &str) -> Result<()> {
         }
     }
     dir.remove()
-}
-
-/// The user whose systemd it is; None for the system's.
-fn user() -> Option<u32> {
-    let euid = nix::unistd::geteuid();
-    (!euid.is_root()).then_some(euid.as_raw())
 }
 
 fn end_of(process: &OwnedFd) -> Result<()> {

@@ -46,6 +46,8 @@ pub struct HostFacts {
     pub egid: u32,
     /// No rights over the host: an ordinary user, or root of a user namespace.
     pub rootless: bool,
+    /// With `--systemd-cgroup`, the host's user whose own systemd is asked; None: the system's.
+    pub systemd_user: Option<u32>,
     /// The highest capability number that the kernel knows.
     pub last_capability: u8,
     /// Where cgroup v2 is, if it is mounted at all.

@@ -57,8 +57,7 @@ pub(super) fn plan(
         return Ok(None);
     };
     let (scope, path) = if options.systemd_cgroup {
-        let user = facts.rootless.then_some(facts.euid);
-        let (scope, path) = Scope::plan(spec, &options.id, &writes, user, &hierarchy.own)?;
+        let (scope, path) = Scope::plan(spec, &options.id, &writes, facts.systemd_user, &hierarchy.own)?;
         (Some(scope), path)
     } else {
         (None, cgroup::path(cgroups_path, &options.id, &hierarchy.own)?)
