@@ -31,6 +31,10 @@ bench *arguments:
 conformance *arguments:
     tests/conformance/run {{arguments}}
 
+# engines with orlop in runc's place; arguments: --runtime PROGRAM, and podman, ctr, docker, buildah
+engines *arguments:
+    tests/engines/run {{arguments}}
+
 # configurations that are changed at random, for ten minutes; what fails lies in target/fuzz
 fuzz seconds="600":
     FUZZ_SECONDS={{seconds}} cargo test --test fuzz -- --nocapture

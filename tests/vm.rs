@@ -20,11 +20,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// The project's directory, which the machine shows at the same place.
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
-/// each call, which emulation is too slow for; and runc's own, which `just conformance --vm` runs there.
+/// each call, which emulation is too slow for; runc's own, which `just conformance --vm` runs there; and the
+/// engines.
 /// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
     "vm",
     "conformance",
+    "engines",
     "faults",
     "foreground",
     "fuzz",
@@ -37,8 +39,8 @@ const NATIVE_ONLY: &[&str] = &[
     "seccomp::section",
     "spec",
 ];
-/// The tests of the systemd driver, which get the machine with systemd.
-const SYSTEMD: &str = "systemd";
+/// Those that get the machine with systemd.
+const SYSTEMD: &[&str] = &["systemd"];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
 /// The guest kills a test after 300 s.
@@ -57,7 +59,7 @@ fn main() {
             !NATIVE_ONLY.iter().any(|only| format!("{name}::{test}").starts_with(&format!("{only}::")))
         })
         .map(|(name, binary, test)| {
-            let impossible = if name == SYSTEMD { &systemd } else { &plain };
+            let impossible = if SYSTEMD.contains(&name.as_str()) { &systemd } else { &plain };
             let kind = impossible.as_ref().map(|reason| format!("skipped: {reason}")).unwrap_or_default();
             Trial::test(format!("vm::{name}::{test}"), move || run(&name, &binary, &test))
                 .with_kind(kind)
@@ -138,7 +140,7 @@ fn assert_current(name: &str, binary: &Path) -> Result<(), Failed> {
 /// One test in the machine: a request in its queue, then the answer.
 fn run(name: &str, binary: &Path, test: &str) -> Result<(), Failed> {
     assert_current(name, binary)?;
-    let machine = machine(name == SYSTEMD)?;
+    let machine = machine(SYSTEMD.contains(&name))?;
     let request = machine.join("queue").join(format!("{name}.{}.request", test.replace("::", ".")));
     let command =
         format!("cd '{PROJECT}' && exec '{}' --exact '{test}' --include-ignored --nocapture\n", binary.display());

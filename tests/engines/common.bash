@@ -1,0 +1,87 @@
+# shellcheck shell=bash
+# What the engines' bats files share. They run inside `place`, where every path of the machine that an engine writes to is
+# this run's own, and ends with it.
+bats_require_minimum_version 1.5.0
+
+# The page as it is, or with systemd in the place of cgroupfs (`machine`).
+MANAGER=${MANAGER:-cgroupfs}
+page() { sed "s/cgroupfs/$MANAGER/g" "${BASH_SOURCE[0]%/*}/../../docs/engines.md"; }
+
+# shown FILE: what docs/engines.md says to write into FILE, there. So its configurations are those that the tests run with.
+shown() {
+    mkdir -p "${1%/*}"
+    page | awk -v head="\`$1\`:" '
+        $0 == head { found = 1 }
+        found && /^```/ { if (inside) exit; inside = 1; next }
+        inside' >"$1"
+    test -s "$1"
+}
+
+# commands SECTION: runs the sh blocks of the page's section as one script, and looks for each of its text blocks in what
+# that prints.
+commands() {
+    local block=$BATS_TEST_TMPDIR/block
+    page | awk -v head="## $1" -v block="$block" '
+        /^## / { inside = $0 == head }
+        /^```/ { kind = inside && kind == "" ? substr($0, 4) : ""; if (kind == "text") number++; next }
+        kind == "sh" { print >(block ".sh") }
+        kind == "text" { print >(block "." number ".text") }'
+    run -0 bash -euc "$(cat "$block.sh")" </dev/null
+    for text in "$block".*.text; do
+        [[ $output == *"$(cat "$text")"* ]]
+    done
+}
+
+# conditions: tells podman what this host lacks: a network for containers, and natively the pids controller and the right to
+# raise resource limits.
+conditions() {
+    mkdir -p /etc/containers/containers.conf.d
+    {
+        echo '[containers]'
+        echo 'netns = "none"'
+        grep -qw pids /sys/fs/cgroup/cgroup.controllers || echo 'pids_limit = 0'
+        prlimit --nofile=1048576:1048576 true 2>/dev/null || echo 'default_ulimits = ["nofile=1000:1000", "nproc=1000:1000"]'
+    } >/etc/containers/containers.conf.d/conditions.conf
+}
+
+# image: the image's root file system in $BATS_FILE_TMPDIR/image, and as image.tar beside it.
+image() {
+    local root=$BATS_FILE_TMPDIR/image each
+    mkdir -p "$root"/{bin,dev,etc,proc,root,sys,tmp}
+    chmod 1777 "$root/tmp"
+    cp "$(command -v busybox)" "$root/bin/busybox"
+    for each in $("$root/bin/busybox" --list); do
+        [ "$each" = busybox ] || ln "$root/bin/busybox" "$root/bin/$each"
+    done
+    printf '%s\n' root:x:0:0:root:/root:/bin/sh user:x:1000:1000::/tmp:/bin/sh >"$root/etc/passwd"
+    printf '%s\n' root:x:0: user:x:1000: >"$root/etc/group"
+    echo text >"$root/etc/plain" # not executable
+    tar -C "$root" -cf "$BATS_FILE_TMPDIR/image.tar" .
+}
+
+# terminal COMMAND: runs it by the shell on a terminal of its own, and prints what that showed.
+terminal() {
+    script --quiet --return --echo never --command "$1" /dev/null </dev/null | tr -d '\r\000'
+    return "${PIPESTATUS[0]}"
+}
+
+# soon COMMAND...: until it succeeds, a minute at most.
+soon() {
+    local end=$((SECONDS + 60))
+    until "$@"; do
+        [ $SECONDS -lt $end ] || return 1
+        sleep 0.05
+    done
+}
+
+# cgroup PID: the directory of the process's cgroup.
+cgroup() { echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")"; }
+
+# limits PID: the limits of its cgroup, in a line.
+limits() {
+    (cd "$(cgroup "$1")" && echo $(cat memory.max memory.swap.max pids.max cpu.max))
+}
+
+# frozen PID: is the process in a frozen cgroup?
+frozen() { grep -q '^frozen 1$' "$(cgroup "$1")/cgroup.events"; }
+thawed() { ! frozen "$1"; }

@@ -1,0 +1,48 @@
+# shellcheck shell=bash
+# A containerd with orlop, spoken to by ctr, for the files that load this.
+
+setup_file() {
+    image
+    archive
+    shown /etc/containerd/config.toml
+    containerd >"$BATS_FILE_TMPDIR/containerd.log" 2>&1 3>&- &
+    echo $! >"$BATS_FILE_TMPDIR/pid"
+    soon ctr version >/dev/null
+    ctr images import "$BATS_FILE_TMPDIR/archive.tar"
+}
+
+# What docker save would have written.
+archive() {
+    local dir=$BATS_FILE_TMPDIR/archive digest
+    mkdir "$dir"
+    cp "$BATS_FILE_TMPDIR/image.tar" "$dir/layer.tar"
+    digest=sha256:$(sha256sum <"$dir/layer.tar" | cut -d' ' -f1)
+    jq -n --arg digest "$digest" '{architecture: "amd64", os: "linux", config: {Cmd: ["sh"], Env: ["PATH=/bin"]},
+        rootfs: {type: "layers", diff_ids: [$digest]}, history: [{created: "1970-01-01T00:00:00Z"}]}' >"$dir/config.json"
+    jq -n '[{Config: "config.json", RepoTags: ["localhost/busybox:latest"], Layers: ["layer.tar"]}]' >"$dir/manifest.json"
+    tar -C "$dir" -cf "$BATS_FILE_TMPDIR/archive.tar" .
+}
+
+# once FLAGS.. -- PROGRAM.., and detached likewise: a container named c.
+once() { ctr_run --rm "$@"; }
+detached() { ctr_run --detach "$@"; }
+ctr_run() {
+    local flags=()
+    # natively a shares of 0 asks for no cpu controller
+    grep -qw cpu /sys/fs/cgroup/cgroup.controllers || flags=(--cpu-shares 0)
+    [ "$MANAGER" != systemd ] || flags=(--runc-systemd-cgroup --cgroup system.slice:ctr:c)
+    while [ "$1" != -- ]; do flags+=("$1") && shift; done
+    shift
+    ctr run --runc-binary /usr/local/bin/orlop "${flags[@]}" localhost/busybox:latest c "$@"
+}
+status() { ctr task ls | awk '$1 == "c" { print $3 }'; }
+pid() { ctr task ls | awk '$1 == "c" { print $2 }'; }
+
+teardown() {
+    ctr task rm --force c >/dev/null 2>&1 || true
+    ctr container rm c >/dev/null 2>&1 || true
+}
+
+teardown_file() {
+    kill "$(cat "$BATS_FILE_TMPDIR/pid")"
+}
