@@ -31,7 +31,7 @@ bench *arguments:
 conformance *arguments:
     tests/conformance/run {{arguments}}
 
-# engines with orlop in runc's place; arguments: --runtime PROGRAM, and podman, ctr, docker, buildah
+# engines with orlop in runc's place; arguments: --vm, --runtime PROGRAM, and podman, ctr, docker, buildah
 engines *arguments:
     tests/engines/run {{arguments}}
 

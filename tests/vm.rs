@@ -1,7 +1,7 @@
 //! Every integration test once more, as `vm::BINARY::TEST`, in a virtual machine with nothing but cgroup v2 and each of its
 //! controllers, those included that are `#[ignore]`d natively for want of one.
 //!
-//! The tests of the systemd driver run in a machine of their own, whose first process is systemd.
+//! The tests of the systemd driver, and the engines, run in a machine of their own, whose first process is systemd.
 //!
 //! One machine serves one run: the first case boots it by `tests/vm/boot`, each case leaves a request in its queue and waits
 //! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
@@ -20,13 +20,16 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// The project's directory, which the machine shows at the same place.
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
-/// each call, which emulation is too slow for; runc's own, which `just conformance --vm` runs there; and the
-/// engines.
+/// each call, which emulation is too slow for; runc's own, which `just conformance --vm` runs there; and what is natively run of
+/// the engines, which `just engines --vm` runs there.
 /// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
     "vm",
     "conformance",
-    "engines",
+    "engines::buildah",
+    "engines::ctr",
+    "engines::docker",
+    "engines::podman",
     "faults",
     "foreground",
     "fuzz",
@@ -40,7 +43,7 @@ const NATIVE_ONLY: &[&str] = &[
     "spec",
 ];
 /// Those that get the machine with systemd.
-const SYSTEMD: &[&str] = &["systemd"];
+const SYSTEMD: &[&str] = &["engines", "systemd"];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
 /// The guest kills a test after 300 s.

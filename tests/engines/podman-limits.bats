@@ -1,0 +1,43 @@
+# podman's limits, which need the controllers of the machine.
+load common
+
+setup_file() {
+    image
+    shown /etc/containers/containers.conf
+    conditions
+    podman import --quiet "$BATS_FILE_TMPDIR/image.tar" busybox
+}
+
+pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
+
+@test "--memory, --pids-limit, --cpus and --cpuset-cpus; exec, stats, update, pause, kill" {
+    podman run -d --name c --memory 64m --memory-swap 80m --pids-limit 20 --cpus 0.5 --cpuset-cpus 0 busybox sleep 1000
+    pid=$(pid c)
+    cgroup=$(cgroup "$pid")
+    [[ $cgroup == */libpod-* && ($MANAGER = cgroupfs || $cgroup == */machine.slice/*.scope*) ]]
+    [ "$(limits "$pid")" = "67108864 16777216 20 50000 100000" ]
+    [ "$(cat "$cgroup/cpuset.cpus")" = 0 ]
+    run -0 podman exec c cat /proc/self/cgroup
+    [ "$output" = 0::/ ]
+    run -0 podman stats --no-stream --no-reset --format '{{.MemUsage}} {{.PIDs}}' c
+    [[ $output == *" / 67.11MB 1" ]]
+    podman update --memory 96m --memory-swap 96m --cpus 1 c
+    [ "$(limits "$pid")" = "100663296 0 20 100000 100000" ]
+    podman pause c
+    frozen "$pid"
+    podman unpause c
+    podman kill c
+    [ "$(podman wait c)" = 137 ]
+    podman rm c
+    [ ! -e "$cgroup" ]
+}
+
+@test "more memory than there may be, and more processes" {
+    run -137 podman run --rm --memory 16m --memory-swap 16m busybox tail /dev/zero
+    run ! podman run --rm --pids-limit 3 busybox sh -c 'sleep 9 & sleep 9 & sleep 9 & sleep 9'
+    [[ $output == *"can't fork"* ]]
+}
+
+teardown() {
+    podman rm --all --force --time 0 >/dev/null
+}
