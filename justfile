@@ -35,6 +35,10 @@ conformance *arguments:
 engines *arguments:
     tests/engines/run {{arguments}}
 
+# probes for ways out of a container; `--runtime PROGRAM` tries another runtime
+breakout *arguments:
+    tests/breakout/run {{arguments}}
+
 # configurations that are changed at random, for ten minutes; what fails lies in target/fuzz
 fuzz seconds="600":
     FUZZ_SECONDS={{seconds}} cargo test --test fuzz -- --nocapture

@@ -20,11 +20,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// The project's directory, which the machine shows at the same place.
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
-/// each call, which emulation is too slow for; runc's own, which `just conformance --vm` runs there; and what is natively run of
-/// the engines, which `just engines --vm` runs there.
+/// each call, which emulation is too slow for; the probes of `breakout`, likewise; runc's own, which `just conformance --vm` runs
+/// there; and what is natively run of the engines, which `just engines --vm` runs there.
 /// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
     "vm",
+    "breakout",
     "conformance",
     "engines::buildah",
     "engines::ctr",
