@@ -1,8 +1,8 @@
 //! The root file system as the container will see it, as far as that is known before there is one: `root.path` with the
 //! bind mounts in it. What other mounts hold is not known.
 
-use std::collections::VecDeque;
-use std::ffi::{CString, OsString};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,17 +17,48 @@ use crate::sys::path::{self, RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS};
 /// As the kernel's own `MAXSYMLINKS`.
 const MAX_LINKS: usize = 40;
 
-pub(super) struct View(Vec<Mounted>);
+pub(super) struct View {
+    /// In their order: the later one hides what lies below it. The first is the root.
+    mounts: Vec<Mounted>,
+    /// What leads to the mount points, by name; the first is the root.
+    points: Vec<Point>,
+}
 
-/// One mount; the first is the root.
 struct Mounted {
-    /// Its destination, without links.
-    at: PathBuf,
     /// The host's file or directory that is seen there; none: a file system that is yet to be made.
     source: Option<OwnedFd>,
-    /// Its number in `mounts`; none for the root.
+    /// Its number in `mounts` of the configuration; none for the root.
     index: Option<usize>,
     noexec: bool,
+}
+
+/// A mount point, or a directory on the way to one.
+#[derive(Default)]
+struct Point {
+    below: HashMap<OsString, usize>,
+    /// The last mount there.
+    mount: Option<usize>,
+}
+
+/// The way to a place, without its links: a level per name, the root first.
+#[derive(Clone)]
+struct Way {
+    levels: Vec<Level>,
+    /// How many links there were.
+    links: usize,
+}
+
+#[derive(Clone)]
+struct Level {
+    name: OsString,
+    /// Its number among the points.
+    point: Option<usize>,
+    /// The mount that is seen here.
+    mount: usize,
+    /// The number of names that lead to that mount's root.
+    root: usize,
+    /// The mount's source does not have it: it will be made, since it leads to a mount point.
+    missing: bool,
 }
 
 /// Why a path leads nowhere.
@@ -54,7 +85,8 @@ impl View {
         let root = bundle.dir.join(bundle.spec.root().as_ref()?.path());
         let source = open_host(&root)?;
         let noexec = is_noexec(&source);
-        let mut view = View(vec![Mounted { at: "/".into(), source: Some(source), index: None, noexec }]);
+        let mounts = vec![Mounted { source: Some(source), index: None, noexec }];
+        let mut view = View { mounts, points: vec![Point::default()] };
         for (index, mount) in bundle.spec.mounts().iter().flatten().enumerate() {
             let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default()).unwrap_or_default();
             if options.remount {
@@ -65,93 +97,142 @@ impl View {
             let inherited = source.as_ref().is_some_and(is_noexec);
             let noexec =
                 options.set & libc::MOUNT_ATTR_NOEXEC != 0 || inherited && options.clear & libc::MOUNT_ATTR_NOEXEC == 0;
-            let at = view.real(mount.destination());
-            view.0.push(Mounted { at, source, index: Some(index), noexec });
+            let point = view.real(mount.destination()).into_iter().fold(0, |point, name| view.point(point, name));
+            view.points[point].mount = Some(view.mounts.len());
+            view.mounts.push(Mounted { source, index: Some(index), noexec });
         }
         Some(view)
     }
 
+    /// The point of this name below `above`.
+    fn point(&mut self, above: usize, name: OsString) -> usize {
+        let next = self.points.len();
+        let point = *self.points[above].below.entry(name).or_insert(next);
+        if point == next {
+            self.points.push(Point::default());
+        }
+        point
+    }
+
     /// The file at `path`, links followed.
     pub(super) fn look(&self, path: &Path) -> Result<Seen, Nowhere> {
-        self.open(&self.resolve(path)?)
+        let (mut way, mut parts) = (Way::new(), parts(path));
+        while let Some(part) = parts.pop_front() {
+            self.follow(&mut way, &part, parts.is_empty())?;
+        }
+        self.open(&way.levels)
     }
 
     /// The root cannot be executed from.
     pub(super) fn root_noexec(&self) -> bool {
-        self.0[0].noexec
+        self.mounts[0].noexec
     }
 
-    /// The destination of a mount without its links. What is missing is made there as it is written.
-    fn real(&self, destination: &Path) -> PathBuf {
-        let (mut known, mut rest) = (Path::new("/").join(destination), PathBuf::new());
-        loop {
-            if let Ok(real) = self.resolve(&known) {
-                return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
-            }
-            let Some(name) = known.file_name().map(ToOwned::to_owned) else { return known };
-            rest = if rest.as_os_str().is_empty() { name.into() } else { Path::new(&name).join(rest) };
-            known.pop();
+    /// The destination of a mount without its links, by name. What is missing is made there as it is written.
+    fn real(&self, destination: &Path) -> Vec<OsString> {
+        let (mut way, mut parts) = (Way::new(), parts(destination));
+        while parts.front().is_some_and(|part| self.follow(&mut way, part, parts.len() == 1).is_ok()) {
+            parts.pop_front();
         }
-    }
-
-    fn resolve(&self, path: &Path) -> Result<PathBuf, Nowhere> {
-        let mut at = PathBuf::from("/");
-        let mut rest: VecDeque<OsString> = parts(path);
-        let mut links = 0;
-        while let Some(part) = rest.pop_front() {
+        let mut names: Vec<OsString> = way.levels.into_iter().skip(1).map(|level| level.name).collect();
+        for part in parts {
             if part == ".." {
-                at.pop();
-                continue;
+                names.pop();
+            } else {
+                names.push(part);
             }
-            let next = at.join(part);
-            let Some(file) = self.step(&next, rest.is_empty())? else {
-                at = next;
-                continue;
-            };
-            let link = read_link(&file).map_err(Nowhere::Fails)?;
-            links += 1;
-            if links > MAX_LINKS {
-                return Err(Nowhere::Fails(Errno::ELOOP));
-            }
-            if link.is_absolute() {
-                at = "/".into();
-            }
-            parts(&link).into_iter().rev().for_each(|part| rest.push_front(part));
         }
-        Ok(at)
+        names
     }
 
-    /// The link at `path`, or none for what is a part of the way or, if it is the `last` part, its end.
-    fn step(&self, path: &Path, last: bool) -> Result<Option<OwnedFd>, Nowhere> {
-        let seen = match self.open(path) {
+    /// Goes on to `part`, which is the `last` one or not; where that fails, the way is as it was.
+    fn follow(&self, way: &mut Way, part: &OsStr, last: bool) -> Result<(), Nowhere> {
+        let Some(link) = self.step(way, part, last)? else { return Ok(()) };
+        let mut beyond = Way { levels: way.levels.clone(), links: way.links + 1 };
+        if beyond.links > MAX_LINKS {
+            return Err(Nowhere::Fails(Errno::ELOOP));
+        }
+        if link.is_absolute() {
+            beyond.levels.truncate(1);
+        }
+        let mut parts = parts(&link);
+        while let Some(part) = parts.pop_front() {
+            self.follow(&mut beyond, &part, last && parts.is_empty())?;
+        }
+        *way = beyond;
+        Ok(())
+    }
+
+    /// The same, but for a link, which is returned.
+    fn step(&self, way: &mut Way, part: &OsStr, last: bool) -> Result<Option<PathBuf>, Nowhere> {
+        if part == ".." {
+            way.levels.truncate((way.levels.len() - 1).max(1));
+            return Ok(None);
+        }
+        let next = self.below(&way.levels, part);
+        way.levels.push(next);
+        let link = self.at_end(&mut way.levels, last);
+        if !matches!(link, Ok(None)) {
+            way.levels.pop();
+        }
+        link
+    }
+
+    /// The link at the end of the levels, or none for what is a part of the way or, if it is the `last` part, its end.
+    fn at_end(&self, levels: &mut [Level], last: bool) -> Result<Option<PathBuf>, Nowhere> {
+        let seen = self.open(levels);
+        let seen = match (seen, levels.last_mut()) {
             // A mount point that is missing is made with what leads to it; one of a new file system is a directory.
-            Err(_) if self.0.iter().any(|mounted| mounted.at.starts_with(path)) => return Ok(None),
-            seen => seen?,
+            (Err(_), Some(level)) if level.point.is_some() => {
+                level.missing = true;
+                return Ok(None);
+            }
+            (seen, _) => seen?,
         };
         match file_type(&seen.file)? {
-            libc::S_IFLNK => Ok(Some(seen.file)),
+            libc::S_IFLNK => read_link(&seen.file).map(Some).map_err(Nowhere::Fails),
             libc::S_IFDIR => Ok(None),
             _ if last => Ok(None),
             _ => Err(Nowhere::Fails(Errno::ENOTDIR)),
         }
     }
 
-    /// What lies at a path that holds no links on its way.
-    fn open(&self, path: &Path) -> Result<Seen, Nowhere> {
-        let mounted =
-            self.0.iter().rev().find(|mounted| path.starts_with(&mounted.at)).ok_or(Nowhere::Fails(Errno::ENOENT))?;
+    fn below(&self, levels: &[Level], name: &OsStr) -> Level {
+        let depth = levels.len();
+        let above = &levels[depth - 1];
+        let point = above.point.and_then(|point| self.points[point].below.get(name).copied());
+        let name = name.to_owned();
+        match point.and_then(|point| self.points[point].mount).filter(|mount| *mount > above.mount) {
+            Some(mount) => Level { name, point, mount, root: depth, missing: false },
+            None => Level { name, point, mount: above.mount, root: above.root, missing: above.missing },
+        }
+    }
+
+    /// What lies at the end of the levels.
+    fn open(&self, levels: &[Level]) -> Result<Seen, Nowhere> {
+        let level = &levels[levels.len() - 1];
+        let mounted = &self.mounts[level.mount];
         let Some(source) = &mounted.source else { return Err(Nowhere::Unknown(mounted.index.unwrap_or_default())) };
-        let below = path.strip_prefix(&mounted.at).unwrap_or(Path::new(""));
-        let file = match below.as_os_str().is_empty() {
-            true => source.try_clone().map_err(|_| Errno::EMFILE),
-            false => {
-                let name = CString::new(below.as_os_str().as_bytes()).map_err(|_| Nowhere::Fails(Errno::EINVAL))?;
-                let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
-                path::openat2(source.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, resolve)
-            }
+        let below = &levels[level.root + 1..];
+        let file = if below.is_empty() {
+            source.try_clone().map_err(|_| Errno::EMFILE)
+        } else if level.missing {
+            Err(Errno::ENOENT)
+        } else {
+            let names: Vec<&[u8]> = below.iter().map(|level| level.name.as_bytes()).collect();
+            let name = CString::new(names.join(&b'/')).map_err(|_| Nowhere::Fails(Errno::EINVAL))?;
+            let resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+            path::openat2(source.as_fd(), &name, libc::O_PATH | libc::O_NOFOLLOW, 0, resolve)
         };
         let file = file.map_err(Nowhere::Fails)?;
         Ok(Seen { file, mount: mounted.index, noexec: mounted.noexec })
+    }
+}
+
+impl Way {
+    fn new() -> Self {
+        let root = Level { name: OsString::new(), point: Some(0), mount: 0, root: 0, missing: false };
+        Self { levels: vec![root], links: 0 }
     }
 }
 
@@ -247,6 +328,47 @@ mod tests {
         assert_eq!(fails("/etc/file/x"), Some(Nowhere::Fails(Errno::ENOTDIR)));
         assert_eq!(fails("/loop"), Some(Nowhere::Fails(Errno::ELOOP)));
         assert_eq!(fails("/made/by/mount/x"), Some(Nowhere::Unknown(1)));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    /// With work for each pair of them, or for each pair of names in one, this would not come to its end.
+    #[test]
+    fn very_many_nested_targets_are_seen_in_time() {
+        let dir = std::env::temp_dir().join(format!("orlop-view-nested-{}", std::process::id()));
+        fs::create_dir_all(dir.join("rootfs/a/a")).unwrap();
+        fs::write(dir.join("file"), "seen").unwrap();
+        const DEPTH: usize = 1500;
+        let mount = |depth: usize| json!({"destination": "/a".repeat(depth), "source": ".", "options": ["bind"]});
+        let mounts: Vec<_> = (1..=DEPTH).map(mount).collect();
+        let config = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "mounts": mounts});
+        let bundle = Bundle::parse(dir.clone(), config.to_string().into_bytes()).unwrap();
+        let view = View::of(&bundle).unwrap();
+        for depth in [1, DEPTH / 2, DEPTH] {
+            let seen =
+                view.look(Path::new(&format!("{}/file", "/a".repeat(depth)))).map_err(|nowhere| panic!("{nowhere:?}"));
+            assert_eq!(seen.unwrap().mount, Some(depth - 1));
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_later_mount_hides_what_lies_below_it() {
+        let dir = std::env::temp_dir().join(format!("orlop-view-hidden-{}", std::process::id()));
+        for made in ["rootfs", "one", "two/below"] {
+            fs::create_dir_all(dir.join(made)).unwrap();
+        }
+        fs::write(dir.join("one/file"), "").unwrap();
+        symlink("/new/../new", dir.join("two/up")).unwrap();
+        let bind = |at: &str, source: &str| json!({"destination": at, "source": source, "options": ["bind"]});
+        let mounts = [bind("/new/below", "one"), bind("/new", "two"), bind("/new/up/below", "two")];
+        let config = json!({"ociVersion": "1.0.2", "root": {"path": "rootfs"}, "mounts": mounts});
+        let bundle = Bundle::parse(dir.clone(), config.to_string().into_bytes()).unwrap();
+        let view = View::of(&bundle).unwrap();
+        let mount = |path: &str| view.look(Path::new(path)).map(|seen| seen.mount);
+        assert_eq!(mount("/new"), Ok(Some(1)));
+        assert_eq!(mount("/new/below"), Ok(Some(2)), "by way of the link");
+        assert_eq!(mount("/new/below/file"), Err(Nowhere::Fails(Errno::ENOENT)), "of what is hidden");
+        assert_eq!(mount("/new/below/.././up/below/up"), Ok(Some(1)));
         fs::remove_dir_all(dir).unwrap();
     }
 }
