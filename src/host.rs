@@ -44,6 +44,7 @@ impl HostFacts {
             last_capability: last_capability(),
             cgroup: Hierarchy::find()?,
             kernel_mounts: if no_pivot { kernel_mounts()? } else { Vec::new() },
+            resctrl: None,
         })
     }
 }

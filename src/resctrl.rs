@@ -33,6 +33,15 @@ pub struct Group {
     pub monitor: Option<PathBuf>,
 }
 
+impl Group {
+    /// Where the group of a plan is. As long as nobody knows more, one without a `closID` was made for its container.
+    fn of(root: &Path, wanted: &IntelRdt) -> Self {
+        let class = root.join(&wanted.class);
+        let monitor = wanted.monitor.as_ref().map(|name| class.join("mon_groups").join(name));
+        Self { root: root.to_owned(), class, made: !wanted.given, monitor }
+    }
+}
+
 fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
@@ -45,11 +54,14 @@ pub fn find() -> Result<PathBuf> {
     let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo());
     let mounts = mounts.map_err(|error| Error::new(format!("read /proc/self/mountinfo: {error}")))?;
     let mounted = mounts.into_iter().rfind(|mount| mount.fs_type == "resctrl");
-    mounted.map(|mount| mount.mount_point).ok_or_else(|| {
-        Error::new("intelRdt is specified in config, but Intel RDT is not enabled")
-            .at("/linux/intelRdt")
-            .hint("a processor and a kernel with CONFIG_X86_CPU_RESCTRL, and: mount -t resctrl resctrl /sys/fs/resctrl")
-    })
+    mounted.map(|mount| mount.mount_point).ok_or_else(not_enabled)
+}
+
+/// What a configuration that asks for resctrl is told where there is none.
+pub(crate) fn not_enabled() -> Error {
+    Error::new("intelRdt is specified in config, but Intel RDT is not enabled")
+        .at("/linux/intelRdt")
+        .hint("a processor and a kernel with CONFIG_X86_CPU_RESCTRL, and: mount -t resctrl resctrl /sys/fs/resctrl")
 }
 
 /// Who holds it may change groups; waits for at most ten seconds.
@@ -67,17 +79,24 @@ fn lock(root: &Path) -> Result<Flock<File>> {
     Err(Error::new(format!("another program has held {} for ten seconds", root.display())))
 }
 
+/// A group that has no process yet. Its root is locked, so that nobody takes it for one that has none any more.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The group.
+    pub group: Group,
+    _lock: Flock<File>,
+}
+
 /// Makes the class and the monitoring group, or joins the class. `save` gets what will be made before it is made.
 ///
 /// # Errors
 /// At the property below `/linux/intelRdt` that the kernel refuses, or that is not what the class has; what was made is gone
 /// again then.
-pub fn make(root: &Path, wanted: &IntelRdt, save: impl FnOnce(&Group) -> Result<()>) -> Result<Group> {
-    let _lock = lock(root)?;
-    let class = root.join(&wanted.class);
-    let there = class.is_dir();
-    let monitor = wanted.monitor.as_ref().map(|name| class.join("mon_groups").join(name));
-    let group = Group { root: root.to_owned(), class, made: !there, monitor };
+pub fn make(root: &Path, wanted: &IntelRdt, save: impl FnOnce(&Group) -> Result<()>) -> Result<Claimed> {
+    let lock = lock(root)?;
+    let mut group = Group::of(root, wanted);
+    let there = group.class.is_dir();
+    group.made = !there;
     if there {
         join(&group, wanted)?;
     } else if wanted.given && wanted.schemata.is_empty() {
@@ -86,7 +105,7 @@ pub fn make(root: &Path, wanted: &IntelRdt, save: impl FnOnce(&Group) -> Result<
     }
     save(&group)?;
     match fill(&group, wanted) {
-        Ok(()) => Ok(group),
+        Ok(()) => Ok(Claimed { group, _lock: lock }),
         Err(error) => {
             let _ = take_away(&group);
             Err(error)
@@ -222,6 +241,15 @@ pub fn remove(group: &Group) -> Result<()> {
     take_away(group)
 }
 
+/// The same for a container of which only the plan is known. A class that was named by `closID` stays, since it may have been
+/// there before.
+///
+/// # Errors
+/// rmdir(2) is refused.
+pub fn remove_unknown(root: &Path, wanted: &IntelRdt) -> Result<()> {
+    remove(&Group::of(root, wanted))
+}
+
 fn take_away(group: &Group) -> Result<()> {
     if let Some(monitor) = &group.monitor {
         remove_directory(monitor)?;
@@ -275,7 +303,7 @@ mod tests {
         }
 
         fn make(&self, wanted: &IntelRdt) -> Result<Group> {
-            make(&self.0, wanted, |_| Ok(()))
+            make(&self.0, wanted, |_| Ok(())).map(|claimed| claimed.group)
         }
     }
 
@@ -299,7 +327,7 @@ mod tests {
             saved = Some(group.clone());
             Ok(())
         };
-        let group = make(&tree.0, &wanted("c1", false, &["L3:0=f\nMB:0=20\n"]), save).unwrap();
+        let group = make(&tree.0, &wanted("c1", false, &["L3:0=f\nMB:0=20\n"]), save).unwrap().group;
         assert_eq!(saved.as_ref(), Some(&group));
         assert_eq!(tree.read("c1/schemata"), "L3:0=f\nMB:0=20\n");
         assign(&group, 4711).unwrap();

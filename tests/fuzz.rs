@@ -174,6 +174,7 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
         last_capability: 40,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/proc".into(), "/sys".into()],
+        resctrl: None,
     };
     let options = Options { id: "fuzz".into(), ..Options::default() };
     let made = Bundle::parse("/bundle".into(), bytes).and_then(|bundle| {

@@ -30,6 +30,7 @@ fn facts(rootless: bool) -> HostFacts {
         last_capability: 40,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/sys".into(), "/proc".into()],
+        resctrl: None,
     }
 }
 

@@ -87,6 +87,7 @@ fn made(config: &Value) -> Result<Plan> {
         last_capability: 40,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: Vec::new(),
+        resctrl: None,
     };
     let bundle = Bundle::parse("/bundle".into(), config.to_string().into_bytes())?;
     validate::validate(&bundle.spec, &Context::default())?;

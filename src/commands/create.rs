@@ -16,6 +16,7 @@ use crate::exec::create::{Container, create as make};
 use crate::foreground::{self, Signals};
 use crate::host::{self, errno};
 use crate::plan::{self, HostFacts, Options, Plan};
+use crate::resctrl;
 use crate::sys::socket;
 use crate::validate;
 
@@ -87,7 +88,7 @@ struct Prepared {
 fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     validate::container_id(&common.id)?;
     let bundle = Bundle::load_with(&common.bundle, common.config.as_deref())?;
-    let facts = HostFacts::find(global.rootless(), common.no_pivot)?;
+    let mut facts = HostFacts::find(global.rootless(), common.no_pivot)?;
     validate::validate(&bundle.spec, &host::context(&bundle, &facts))?;
     host::check_root(&bundle)?;
     let listen_fds = listen_fds();
@@ -105,6 +106,9 @@ fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     };
     let mut plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
     plan.warnings.extend(bundle.warnings.iter().cloned());
+    if plan.intel_rdt.is_some() {
+        facts.resctrl = Some(resctrl::find()?);
+    }
     super::log::debug(global, || plan::show::as_text(&plan));
     Ok(Prepared { bundle, facts, options, plan })
 }

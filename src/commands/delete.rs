@@ -6,7 +6,8 @@ use oci_spec::runtime::Spec;
 use super::Global;
 use crate::error::{Error, Result};
 use crate::exec::{create, hooks};
-use crate::plan;
+use crate::plan::{self, HostFacts};
+use crate::resctrl;
 use crate::state::{Dir, State, Status};
 
 /// `delete`.
@@ -29,7 +30,9 @@ pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
         Ok(state) => state,
         // A newer orlop's container is not ours to guess at.
         Err(error) if args.force && !error.message.contains("has layout") => {
-            create::destroy_unknown(&dir, &args.id)?;
+            // No resctrl, no group of it.
+            let facts = HostFacts { resctrl: resctrl::find().ok(), ..HostFacts::find(global.rootless(), false)? };
+            create::destroy_unknown(&dir, &args.id, &facts)?;
             return Ok(0);
         }
         Err(error) => return Err(error.into()),

@@ -22,7 +22,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::notify::{self, Notify};
 use crate::plan::op::{Op, Request, Slot, Source};
-use crate::plan::{HostFacts, IntelRdt, Joined, Options, Plan, Resources, state_json};
+use crate::plan::{self, HostFacts, IntelRdt, Joined, Options, Plan, Resources, state_json};
 use crate::resctrl;
 use crate::state::{self, CgroupState, Dir, State, Store};
 use crate::sys::path as sys;
@@ -151,9 +151,6 @@ fn attempt(
     dir.write_config(&bundle.config)?;
     dir.write(&state)?;
     undo.notify = make_notify(dir, options)?;
-    if let Some(wanted) = &plan.intel_rdt {
-        undo.resctrl = Some(make_resctrl(wanted, dir, &mut state)?);
-    }
     undo.cgroup = make_cgroup(bundle, plan, facts, &mut state, &mut warnings)?;
 
     let mut slots = Slots::default();
@@ -171,6 +168,8 @@ fn attempt(
     }
     let agent = if options.run { Agent::connect(&bundle.spec, &options.id, "creating", &bundle.dir)? } else { None };
     let trees = plan.trees.iter().map(tree::make).collect::<Result<Vec<_>>>()?;
+    let claimed = plan.intel_rdt.as_ref().map(|wanted| claim_resctrl(wanted, facts, dir, &mut state)).transpose()?;
+    undo.resctrl = claimed.as_ref().map(|claimed| claimed.group.clone());
     let process = spawn(plan, slots, &trees, &report, undo.cgroup.as_ref().map(Cgroup::fd))?;
     drop(trees);
     state.pid = process.pid.as_raw();
@@ -179,8 +178,8 @@ fn attempt(
         Error::new(format!("read when the container's process has started (/proc/{}/stat)", process.pid))
     })?;
     // Before any answer, so that hooks and all else that it forks are born in its group.
-    if let Some(group) = &undo.resctrl {
-        resctrl::assign(group, state.pid)?;
+    if let Some(claimed) = claimed {
+        resctrl::assign(&claimed.group, state.pid)?;
     }
     let context = Answers { bundle, plan, facts, options, dir, hook_state: &opened.hook_state };
     let mut agent = agent;
@@ -206,8 +205,9 @@ fn make_notify(dir: &Dir, options: &Options) -> Result<Option<Notify>> {
 }
 
 /// The resctrl group, written down before it is made.
-fn make_resctrl(wanted: &IntelRdt, dir: &Dir, state: &mut State) -> Result<resctrl::Group> {
-    resctrl::make(&resctrl::find()?, wanted, |group| {
+fn claim_resctrl(wanted: &IntelRdt, facts: &HostFacts, dir: &Dir, state: &mut State) -> Result<resctrl::Claimed> {
+    let root = facts.resctrl.as_ref().ok_or_else(resctrl::not_enabled)?;
+    resctrl::make(root, wanted, |group| {
         state.resctrl = Some(group.clone());
         dir.write(state)
     })
@@ -581,19 +581,23 @@ pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
 }
 
 /// The same where state.json can't be read: the saved configuration and the id still tell the cgroup, and so every
-/// process in it.
-pub fn destroy_unknown(dir: &Dir, id: &str) -> Result<()> {
-    if let (Ok(saved), Some(hierarchy)) = (dir.config(Path::new("/")), cgroup::Hierarchy::find()?) {
+/// process in it, and the resctrl group.
+pub fn destroy_unknown(dir: &Dir, id: &str, facts: &HostFacts) -> Result<()> {
+    let Ok(saved) = dir.config(Path::new("/")) else { return dir.remove() };
+    if let Some(hierarchy) = &facts.cgroup {
         let given = saved.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
         let path = match cgroup::path(given, id, &hierarchy.own) {
             Ok(path) => path,
             // A scope, which ends with its processes.
             Err(_) => Scope::plan(&saved.spec, id, &[], crate::host::systemd_user(), &hierarchy.own)?.1,
         };
-        if let Some(cgroup) = Cgroup::open(&hierarchy, &path)? {
+        if let Some(cgroup) = Cgroup::open(hierarchy, &path)? {
             cgroup.kill()?;
             cgroup.remove(Instant::now() + END)?;
         }
+    }
+    if let (Some(wanted), Some(root)) = (plan::intel_rdt(&saved.spec, id), &facts.resctrl) {
+        resctrl::remove_unknown(root, &wanted)?;
     }
     dir.remove()
 }

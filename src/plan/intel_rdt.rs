@@ -15,7 +15,8 @@ pub struct IntelRdt {
     pub monitor: Option<String>,
 }
 
-pub(super) fn plan(spec: &Spec, id: &str) -> Option<IntelRdt> {
+/// The resctrl group of the container `id`; none when `spec` asks for none.
+pub fn plan(spec: &Spec, id: &str) -> Option<IntelRdt> {
     let rdt = spec.linux().as_ref()?.intel_rdt().as_ref()?;
     let text = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
     let (cache, bandwidth) = (text(rdt.l3_cache_schema()), text(rdt.mem_bw_schema()));

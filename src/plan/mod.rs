@@ -32,7 +32,7 @@ pub mod show;
 
 pub use capabilities::capability_sets;
 pub use hooks::{list as hook_list, state_json};
-pub use intel_rdt::{IntelRdt, schemata};
+pub use intel_rdt::{IntelRdt, plan as intel_rdt, schemata};
 pub use namespaces::{IdMap, Joined, Userns};
 pub use net_devices::NetDevice;
 pub use resources::Resources;
@@ -54,6 +54,8 @@ pub struct HostFacts {
     pub cgroup: Option<cgroup::Hierarchy>,
     /// Mount points of procfs and sysfs, for `--no-pivot` alone.
     pub kernel_mounts: Vec<PathBuf>,
+    /// The mount point of resctrl, for a configuration with `linux.intelRdt` alone.
+    pub resctrl: Option<PathBuf>,
 }
 
 impl HostFacts {
