@@ -179,7 +179,7 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::JoinInit { flags } => setns(state.slot(Slot::Init), *flags).named("setns"),
         Op::Unshare { flags } => unshare(*flags).named("unshare"),
         Op::TimeOffsets { text } => {
-            proc_write(state, c"self/timens_offsets", text.to_bytes()).named("write /proc/self/timens_offsets")
+            proc_write(state, c"self/timens_offsets", text.to_bytes(), "write /proc/self/timens_offsets")
         }
         Op::Await(request) => request_and_wait(state, *request),
         Op::BecomeRoot => credentials::become_root(),
@@ -229,7 +229,7 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::Cwd { path, last } => root::enter_cwd(state, path, *last),
         Op::Home { uid } => program::home(state, *uid),
         Op::FindProgram { candidates, .. } => program::find(state, candidates),
-        Op::ExecLabel { file, value } => proc_write(state, file, value.to_bytes()).named("write /proc/self/attr"),
+        Op::ExecLabel { file, value } => proc_write(state, file, value.to_bytes(), "write /proc/self/attr"),
         Op::AwaitStart => await_start(state),
         Op::CloseDescriptors { from } => close_descriptors(state, *from),
         Op::Seccomp(filter) => seccomp(state, filter),
@@ -287,17 +287,17 @@ fn session_keyring(name: &CStr) -> Result<(), Fail> {
     }
 }
 
-/// Writes a file of the host's procfs, which the parent opened and verified before the clone.
-fn proc_write(state: &State<'_>, file: &CStr, bytes: &[u8]) -> SysResult<()> {
+/// Writes a file of the host's procfs, which the parent opened and verified before the clone; `call` is the write.
+fn proc_write(state: &State<'_>, file: &CStr, bytes: &[u8], call: &'static str) -> Result<(), Fail> {
     let resolve = path::RESOLVE_BENEATH | path::RESOLVE_NO_MAGICLINKS | path::RESOLVE_NO_XDEV;
-    let file = path::openat2(state.slot(Slot::Proc), file, libc::O_WRONLY, 0, resolve)?;
-    path::write_all_at_once(file.as_fd(), bytes)
+    let file = path::openat2(state.slot(Slot::Proc), file, libc::O_WRONLY, 0, resolve).named("openat2 /proc/self")?;
+    path::write_all_at_once(file.as_fd(), bytes).named(call)
 }
 
 fn oom_score_adj(state: &State<'_>, value: i32) -> Result<(), Fail> {
     let mut text = Text::new();
     text.number(i64::from(value));
-    proc_write(state, c"self/oom_score_adj", text.bytes()).named("write /proc/self/oom_score_adj")
+    proc_write(state, c"self/oom_score_adj", text.bytes(), "write /proc/self/oom_score_adj")
 }
 
 fn sysctl(state: &State<'_>, path: &CStr, value: &CStr) -> Result<(), Fail> {

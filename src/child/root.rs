@@ -190,11 +190,11 @@ pub(super) fn enter_cwd(state: &mut State<'_>, file: &CStr, last: bool) -> Resul
     if state.in_cwd {
         return Ok(());
     }
-    let entered = lookup(state.root()?, file, libc::O_DIRECTORY).and_then(|cwd| path::fchdir(cwd.as_fd()));
-    match entered {
+    let found = lookup(state.root()?, file, libc::O_DIRECTORY).named("openat2");
+    match found.and_then(|cwd| path::fchdir(cwd.as_fd()).named("fchdir")) {
         Ok(()) => {}
-        Err(Errno::EACCES | Errno::EPERM) if !last => return Ok(()),
-        Err(errno) => return Err(Fail::new("chdir", errno)),
+        Err(Fail { errno: Errno::EACCES | Errno::EPERM, .. }) if !last => return Ok(()),
+        Err(fail) => return Err(fail),
     }
     let mut buffer = [0u8; 4097];
     let inside = path::getcwd(&mut buffer).is_ok_and(|cwd| cwd.first() == Some(&b'/'));

@@ -560,8 +560,12 @@ pub fn remove_abandoned(dir: &Dir) -> Result<()> {
 pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
     let cgroup = state.open_cgroup()?;
     if let Some(process) = state.process()? {
-        let _ = crate::sys::process::pidfd_kill(process.as_fd());
-        end_of(&process)?;
+        match crate::sys::process::pidfd_kill(process.as_fd()) {
+            Ok(()) | Err(Errno::ESRCH) => end_of(&process)?,
+            Err(errno) => {
+                return Err(Error::new("kill the container's first process").call("pidfd_send_signal(SIGKILL)", errno));
+            }
+        }
     }
     if let Some(cgroup) = &cgroup
         && cgroup.populated().unwrap_or(false)
