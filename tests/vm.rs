@@ -7,18 +7,19 @@
 //! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
 //! `CI=true` they fail with it.
 
+#[path = "common/builds.rs"]
+mod builds;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use builds::{PROJECT, modified, test_binaries, tests_of};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// The project's directory, which the machine shows at the same place.
-const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
 /// each call, which emulation is too slow for; the probes of `breakout`, likewise; runc's own, which `just conformance --vm` runs
 /// there; and what is natively run of the engines, which `just engines --vm` runs there.
@@ -56,7 +57,7 @@ fn main() {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     let reason = |systemd| if arguments.exact || ci { None } else { impossible(systemd) };
     let (plain, systemd) = (reason(false), reason(true));
-    let trials: Vec<_> = test_binaries()
+    let trials: Vec<_> = test_binaries(NATIVE_ONLY)
         .into_iter()
         .flat_map(|(name, binary)| tests_of(&binary).into_iter().map(move |test| (name.clone(), binary.clone(), test)))
         .filter(|(name, _, test)| {
@@ -86,50 +87,6 @@ fn impossible(systemd: bool) -> Option<String> {
     let mut prepare = Command::new(format!("{PROJECT}/tests/vm/prepare"));
     let prepare = prepare.args(flavour(systemd)).output().expect("tests/vm/prepare starts");
     (!prepare.status.success()).then(|| String::from_utf8_lossy(&prepare.stderr).trim().to_owned())
-}
-
-/// The integration tests' names and executables: of each `tests/NAME.rs` or `tests/NAME/main.rs` the newest build beside this one.
-fn test_binaries() -> Vec<(String, PathBuf)> {
-    let this = std::env::current_exe().expect("the path of this test");
-    let builds = this.parent().expect("its directory");
-    let mut names: Vec<_> = fs::read_dir(format!("{PROJECT}/tests"))
-        .expect("tests")
-        .filter_map(|entry| test_name(&entry.ok()?.path()))
-        .filter(|name| !NATIVE_ONLY.contains(&name.as_str()))
-        .collect();
-    names.sort();
-    names.into_iter().filter_map(|name| newest_build(builds, &name).map(|binary| (name, binary))).collect()
-}
-
-fn test_name(source: &Path) -> Option<String> {
-    let is_test = source.extension().is_some_and(|extension| extension == "rs") || source.join("main.rs").is_file();
-    is_test.then(|| source.file_stem()?.to_str().map(str::to_owned)).flatten()
-}
-
-fn newest_build(builds: &Path, name: &str) -> Option<PathBuf> {
-    let prefix = format!("{}-", name.replace('-', "_"));
-    let executable = |path: &PathBuf| {
-        let suffix = path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(&prefix));
-        suffix.is_some_and(|suffix| suffix.len() == 16 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit()))
-            && path.metadata().is_ok_and(|file| file.permissions().mode() & 0o111 != 0)
-    };
-    fs::read_dir(builds)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(executable)
-        .max_by_key(|path| modified(path))
-}
-
-fn modified(path: &Path) -> SystemTime {
-    path.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// The names of all tests of `binary`, the ignored ones too.
-fn tests_of(binary: &Path) -> Vec<String> {
-    let list =
-        Command::new(binary).args(["--list", "--format", "terse"]).output().expect("a test binary lists its tests");
-    let list = String::from_utf8_lossy(&list.stdout);
-    list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
 /// Nothing older than what it was made from is run: cargo's own list says what that was.

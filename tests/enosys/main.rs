@@ -2,44 +2,19 @@
 //! (docs/kernel-features.md), or ends in one error that names the call and leaves nothing behind. Never is a container
 //! taken for something that it is not.
 
+#[path = "../common/builds.rs"]
+mod builds;
+#[path = "../common/mod.rs"]
 mod common;
+mod launcher;
+mod matrix;
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use common::{Bundle, Outcome, alive, outcome, wait};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::json;
-
-/// The calls that may be denied.
-const NUMBERS: &[(&str, i64)] = &[
-    ("bpf", libc::SYS_bpf),
-    ("clone3", libc::SYS_clone3),
-    ("close_range", libc::SYS_close_range),
-    ("execveat", libc::SYS_execveat),
-    ("faccessat2", libc::SYS_faccessat2),
-    ("fsconfig", libc::SYS_fsconfig),
-    ("fsmount", libc::SYS_fsmount),
-    ("fsopen", libc::SYS_fsopen),
-    ("keyctl", libc::SYS_keyctl),
-    ("madvise", libc::SYS_madvise),
-    ("memfd_create", libc::SYS_memfd_create),
-    ("mount_setattr", libc::SYS_mount_setattr),
-    ("move_mount", libc::SYS_move_mount),
-    ("open_tree", libc::SYS_open_tree),
-    ("openat2", libc::SYS_openat2),
-    ("pidfd_open", libc::SYS_pidfd_open),
-    ("pidfd_send_signal", libc::SYS_pidfd_send_signal),
-    ("pivot_root", libc::SYS_pivot_root),
-    ("seccomp", libc::SYS_seccomp),
-    ("setns", libc::SYS_setns),
-    ("signalfd4", libc::SYS_signalfd4),
-    ("statx", libc::SYS_statx),
-    ("unshare", libc::SYS_unshare),
-    ("waitid", libc::SYS_waitid),
-];
 
 /// A call, and the errnos with which it may fail and all goes on.
 type Call = (&'static str, &'static [&'static str]);
@@ -77,36 +52,7 @@ fn without(bundle: &Bundle, call: &str, errno: &str, args: &[&str]) -> Outcome {
     outcome(command)
 }
 
-/// `enosys deny CALL ERRNO PROGRAM ARGUMENT...`: this binary as a program that runs another for which one system call
-/// fails. As root: the filter is loaded without no_new_privs, which the program would inherit and pass on.
-fn deny(mut words: impl Iterator<Item = OsString>) -> ! {
-    let mut word = || words.next().and_then(|word| word.into_string().ok()).expect("a word");
-    let (call, errno) = (word(), word());
-    let number = NUMBERS.iter().find(|(name, _)| *name == call).unwrap_or_else(|| panic!("unknown call {call:?}")).1;
-    let errno = match errno.as_str() {
-        "ENOSYS" => libc::ENOSYS,
-        "EPERM" => libc::EPERM,
-        "EMFILE" => libc::EMFILE,
-        _ => libc::EINVAL,
-    };
-    let program = words.next().expect("a program");
-    load(number as u32, errno as u32);
-    panic!("{}: {}", program.display(), Command::new(&program).args(words).exec());
-}
-
-/// A filter for which only this call is not allowed. There is one architecture here, so none is looked at.
-fn load(call: u32, errno: u32) {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let filter = [
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    const SECCOMP_SET_MODE_FILTER: u32 = 1;
-    orlop::sys::seccomp(SECCOMP_SET_MODE_FILTER, 0, &program).expect("load the filter, as root");
-}
+/// What the runtime says of an errno.
 fn words(errno: &str) -> &'static str {
     match errno {
         "ENOSYS" => "function not implemented",
@@ -249,6 +195,8 @@ fn a_signal_that_cannot_be_sent_is_an_error_and_the_container_goes_on() {
     for errno in ["ENOSYS", "EPERM"] {
         let said = without(&bundle, "pidfd_send_signal", errno, &["kill", &bundle.id, "KILL"]);
         said.fails(words(errno));
+        let said = without(&bundle, "pidfd_send_signal", errno, &["delete", "--force", &bundle.id]);
+        says_so(&said, "pidfd_send_signal", errno);
         assert_eq!(bundle.status(), "running");
     }
     bundle.on("kill", &["KILL"]).well();
@@ -269,9 +217,12 @@ fn an_exec_without_a_call_is_as_good_or_one_error_and_the_container_goes_on() {
 }
 
 fn main() {
+    launcher::in_place_of_the_runtime();
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == "deny") {
-        deny(words);
+    match words.next() {
+        Some(word) if word == "deny" => launcher::deny(words),
+        Some(word) if word == "matrix" => std::process::exit(matrix::run(words)),
+        _ => {}
     }
     let case = |name: &str, run: fn()| {
         Trial::test(name, move || {

@@ -1,0 +1,360 @@
+//! `enosys matrix [BINARY...]`: the integration tests, all or those of the named binaries, once for each call that a kernel may
+//! lack and each way to be refused. `tests/full` runs it.
+//!
+//! No test knows of it: the launcher is mounted over the runtime's binary, in this mount namespace alone. A test passes as ever,
+//! or it fails since the runtime has said which call was refused. Nothing else is good: no other error, no panic, no silence, no
+//! test that does not end, and nothing that is left behind. What a test is not able to do by way of the launcher, with nothing
+//! refused, is not held against a call.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::builds::{test_binaries, tests_of};
+use super::common::ORLOP;
+use super::launcher::Order;
+
+/// Tests of other things than what the runtime does with a kernel: of plain data and texts, of calls that are counted or of the
+/// binary itself, which the launcher is a part of here; and those that need a machine, or an hour, of their own.
+const OTHERS: &[&str] = &[
+    "bundles",
+    "check",
+    "commands",
+    "conformance",
+    "docs",
+    "enosys",
+    "environment",
+    "faults",
+    "foreground",
+    "fuzz",
+    "plan",
+    "seal",
+    "seccomp",
+    "seccomp_tools",
+    "spec",
+    "state",
+    "systemd",
+    "vm",
+];
+/// What docs/kernel-features.md lists.
+const CALLS: &[&str] = &[
+    "openat2",
+    "clone3",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "move_mount",
+    "open_tree",
+    "mount_setattr",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "pidfd_getfd",
+    "waitid",
+    "setns",
+    "close_range",
+    "faccessat2",
+    "statx",
+    "bpf",
+    "memfd_create",
+    "madvise",
+    "keyctl",
+    "set_mempolicy",
+];
+const ERRNOS: &[&str] = &["ENOSYS", "EPERM"];
+/// How long a test may take; the longest takes less than ten seconds.
+const LIMIT: Duration = Duration::from_secs(90);
+
+struct Test {
+    name: String,
+    binary: PathBuf,
+    case: String,
+}
+
+/// What a test has left to be judged by.
+struct Ran {
+    passed: bool,
+    ended: bool,
+    output: String,
+    /// Each call of the runtime: its arguments, and its errors.
+    calls: Vec<(String, Vec<String>)>,
+    /// Cgroups, by the ids of their containers.
+    left: Vec<String>,
+}
+
+/// A directory in which everything lies.
+struct Work {
+    dir: PathBuf,
+    order: PathBuf,
+}
+
+pub fn run(words: impl Iterator<Item = OsString>) -> i32 {
+    let named: Vec<_> = words.filter_map(|word| word.into_string().ok()).collect();
+    let tests: Vec<Test> = test_binaries(OTHERS)
+        .into_iter()
+        .filter(|(name, _)| named.is_empty() || named.contains(name))
+        .flat_map(|(name, binary)| tests_of(&binary).into_iter().map(move |case| (name.clone(), binary.clone(), case)))
+        .map(|(name, binary, case)| Test { name: format!("{name}::{case}"), binary, case })
+        .collect();
+    let work = Work::new();
+    let control = work.round(&tests, None);
+    let able: Vec<&Test> =
+        tests.iter().filter(|test| control[&test.name].passed && control[&test.name].left.is_empty()).collect();
+    for test in tests.iter().filter(|test| !able.iter().any(|able| able.name == test.name)) {
+        println!("# not by way of the launcher: {}", test.name);
+    }
+    let mut binaries: Vec<_> = tests.iter().filter_map(|test| Some(test.name.split_once("::")?.0)).collect();
+    binaries.dedup();
+    println!("# {} of {} tests of {}", able.len(), tests.len(), binaries.join(", "));
+    let rounds = CALLS.iter().flat_map(|call| ERRNOS.iter().map(move |errno| (*call, *errno)));
+    let wrong = rounds.enumerate().map(|(number, (call, errno))| {
+        let ran = work.round(able.iter().copied(), Some((call, errno)));
+        tell(number + 1, &ran, &control, call, errno)
+    });
+    i32::from(wrong.sum::<usize>() > 0)
+}
+
+/// Says what became of the tests in a line of TAP and a row of docs/full.md. How many are wrong.
+fn tell(number: usize, ran: &BTreeMap<String, Ran>, control: &BTreeMap<String, Ran>, call: &str, errno: &str) -> usize {
+    let (mut good, mut told, mut wrong) = (0, 0, Vec::new());
+    for (name, ran) in ran {
+        match judge(ran, &control[name], call, errno) {
+            Ok(true) => good += 1,
+            Ok(false) => told += 1,
+            Err(why) => wrong.push(format!("{name}: {why}")),
+        }
+    }
+    println!("{} {number} {call} {errno}", if wrong.is_empty() { "ok" } else { "not ok" });
+    wrong.iter().for_each(|why| println!("# {}", why.replace('\n', " / ")));
+    println!("| {call} | {errno} | {good} | {told} | {} |", wrong.len());
+    wrong.len()
+}
+
+/// True when it passed, false when the runtime has told why it could not; else what is wrong.
+fn judge(ran: &Ran, control: &Ran, call: &str, errno: &str) -> Result<bool, String> {
+    let names = |error: &&String| error.contains(call) && error.contains(super::words(errno));
+    let errors = || ran.calls.iter().flat_map(|(_, errors)| errors);
+    // a container that could not be ended is no fault of its own
+    let kept = |id: &String| {
+        let ending = |args: &str| args.contains("delete") && args.contains(id.as_str());
+        ran.calls.iter().any(|(args, errors)| ending(args) && errors.iter().any(|error| names(&error)))
+    };
+    if !ran.ended {
+        return Err(format!("not at its end in {} s", LIMIT.as_secs()));
+    }
+    if let Some(panic) = ran.output.lines().find(|line| line.contains("panicked at src/")) {
+        return Err(panic.to_owned());
+    }
+    if let Some(left) = ran.left.iter().find(|id| !kept(id)) {
+        return Err(format!("left behind: {left}"));
+    }
+    if ran.passed {
+        return Ok(true);
+    }
+    if !errors().any(|error| names(&error)) {
+        return Err(format!("fails, and no error names the call: {}", tail(&ran.output)));
+    }
+    let known: Vec<_> =
+        control.calls.iter().flat_map(|(_, errors)| errors).map(|error| without_numbers(error)).collect();
+    let follows = |error: &String| {
+        // what was not made is not there
+        error.contains("does not exist") || known.contains(&without_numbers(error))
+    };
+    match errors().find(|error| !names(error) && !follows(error)) {
+        Some(other) => Err(format!("another error: {other}")),
+        None => Ok(false),
+    }
+}
+
+fn without_numbers(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+fn tail(output: &str) -> String {
+    let lines: Vec<_> = output.lines().filter(|line| !line.is_empty()).collect();
+    let from = lines.iter().position(|line| line.contains("panicked at")).unwrap_or(0);
+    lines[from..].iter().take(6).copied().collect::<Vec<_>>().join("\n").chars().take(600).collect()
+}
+
+impl Work {
+    fn new() -> Self {
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("a mount namespace");
+        let (own, callers) = (std::process::id(), std::os::unix::process::parent_id());
+        assert_ne!(namespace(own), namespace(callers), "by way of tests/native, as cargo runs it");
+        let dir = std::env::temp_dir().join(format!("od-{}", std::process::id()));
+        fs::create_dir(&dir).expect("a directory to work in");
+        // in memory: thousands of root file systems are made and removed
+        mount(&["-t", "tmpfs", "none"], &dir);
+        open_to_all(&dir, 0o755);
+        fs::create_dir(dir.join("log")).expect("mkdir");
+        fs::copy(ORLOP, dir.join("runtime")).expect("copy the runtime");
+        let launcher = dir.join("launcher");
+        fs::copy(std::env::current_exe().expect("this binary"), &launcher).expect("copy the launcher");
+        allow_filters(&launcher);
+        mount(&["--bind", launcher.to_str().expect("UTF-8")], Path::new(ORLOP));
+        Self { dir, order: Path::new(ORLOP).with_extension("denied") }
+    }
+
+    /// All tests once.
+    fn round<'a>(
+        &self,
+        tests: impl IntoIterator<Item = &'a Test>,
+        denied: Option<(&str, &str)>,
+    ) -> BTreeMap<String, Ran> {
+        let denied = denied.map(|(call, errno)| (call.to_owned(), errno.to_owned()));
+        let order = Order { denied, runtime: self.dir.join("runtime"), records: self.dir.join("log") };
+        fs::write(&self.order, serde_json::to_vec(&order).expect("JSON")).expect("the launcher's order");
+        let (tests, (sender, receiver)) =
+            (Mutex::new(tests.into_iter().collect::<Vec<_>>().into_iter()), mpsc::channel());
+        let tests = &tests;
+        std::thread::scope(|scope| {
+            for _ in 0..2 * std::thread::available_parallelism().map_or(2, usize::from) {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let next = || tests.lock().expect("the tests").next();
+                    while let Some(test) = next() {
+                        let _ = sender.send((test.name.clone(), self.one(test)));
+                    }
+                });
+            }
+        });
+        drop(sender);
+        // A build has put another file there, and so has ended the mount.
+        let inode = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        assert_eq!(
+            inode(Path::new(ORLOP)),
+            inode(&self.dir.join("launcher")),
+            "the launcher is not in its place any more"
+        );
+        receiver.into_iter().collect()
+    }
+
+    fn one(&self, test: &Test) -> Ran {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let dir = self.dir.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
+        let (log, output) = (dir.join("log"), dir.join("output"));
+        fs::create_dir_all(&log).expect("mkdir");
+        open_to_all(&dir, 0o1777);
+        open_to_all(&log, 0o1777);
+        let file = fs::File::create(&output).expect("the output");
+        let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
+            .args([&log, &self.dir.join("log")]);
+        command.arg(&test.binary).args(["--exact", &test.case, "--include-ignored", "--nocapture"]).env("TMPDIR", &dir);
+        command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone().expect("dup")).stderr(file);
+        let mut child = command.spawn().expect("unshare");
+        let begin = Instant::now();
+        let status = loop {
+            match child.try_wait().expect("wait") {
+                Some(status) => break Some(status),
+                None if begin.elapsed() > LIMIT => break None,
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        if status.is_none() {
+            let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+            let _ = child.wait();
+        }
+        let output = String::from_utf8_lossy(&fs::read(output).unwrap_or_default()).into_owned();
+        let left = left_by(child.id());
+        let ran = Ran {
+            passed: status.is_some_and(|status| status.success()),
+            ended: status.is_some(),
+            output,
+            calls: calls(&log),
+            left,
+        };
+        let _ = fs::remove_dir_all(&dir);
+        ran
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(ORLOP).arg(&self.dir).status();
+        let _ = fs::remove_file(&self.order);
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+/// In the mount namespace that tests/native has made.
+fn mount(arguments: &[&str], at: &Path) {
+    assert!(Command::new("mount").args(arguments).arg(at).status().expect("mount").success(), "mount {arguments:?}");
+}
+
+/// The runtime's records of one test.
+fn calls(log: &Path) -> Vec<(String, Vec<String>)> {
+    let entries = fs::read_dir(log).expect("the records").flatten().map(|entry| entry.path());
+    let called = entries.filter(|path| path.extension().is_some_and(|extension| extension == "args"));
+    let call = |path: PathBuf| {
+        let errors = fs::read_to_string(path.with_extension("log")).unwrap_or_default();
+        let errors = errors.lines().filter(|line| line.contains("level=error") || line.contains("\"level\":\"error\""));
+        (fs::read_to_string(&path).unwrap_or_default(), errors.map(str::to_owned).collect())
+    };
+    called.map(call).collect()
+}
+
+/// The containers of a test that still have a cgroup, which are ended.
+fn left_by(pid: u32) -> Vec<String> {
+    let prefix = format!("orlop-test-{pid}-");
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let find = || {
+        let mut found = Vec::new();
+        cgroups(Path::new("/sys/fs/cgroup"), &prefix, &mut found);
+        found
+    };
+    let mut found = find();
+    while !found.is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+        found = find();
+    }
+    for cgroup in &found {
+        let _ = fs::write(cgroup.join("cgroup.kill"), "1");
+        while fs::remove_dir(cgroup).is_err() && cgroup.exists() && Instant::now() < deadline + Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    found.iter().filter_map(|cgroup| cgroup.file_name()?.to_str().map(str::to_owned)).collect()
+}
+
+/// Depth first.
+fn cgroups(dir: &Path, prefix: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    {
+        cgroups(&entry.path(), prefix, found);
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            found.push(entry.path());
+        }
+    }
+}
+
+fn open_to_all(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+/// Lets ordinary users load a filter by this file without no_new_privs (capabilities(7), File capabilities, version 2).
+fn allow_filters(file: &Path) {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let words = [0x0200_0000_u32, 1 << CAP_SYS_ADMIN, 0, 0, 0].map(u32::to_le_bytes).concat();
+    let path = CString::new(file.to_str().expect("UTF-8")).expect("no NUL");
+    // SAFETY: both strings end in a NUL byte, and the value is as long as it is said to be.
+    let set = unsafe {
+        libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), words.as_ptr().cast(), words.len(), 0)
+    };
+    assert_eq!(set, 0, "security.capability");
+}
