@@ -30,7 +30,7 @@ pub fn features() -> Value {
             "netDevices": {"enabled": true},
         },
         "annotations": {"orlop.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": [crate::systemd::PREFIX],
+        "potentiallyUnsafeConfigAnnotations": [crate::systemd::PREFIX, crate::exec::dump::CONFIG],
     })
 }
 

@@ -13,6 +13,7 @@ pub mod check;
 pub mod child;
 pub mod commands;
 pub mod console;
+pub mod criu;
 pub mod dbus;
 pub mod error;
 pub mod exec;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
 
 use super::Global;
 use crate::bundle::Bundle;
@@ -25,7 +26,7 @@ const CONSOLE: Duration = Duration::from_secs(30);
 
 /// What `create` and `run` have in common.
 #[derive(Debug, Args)]
-struct Common {
+pub(super) struct Common {
     /// The container's id, unique on this host
     #[arg(value_name = "ID")]
     id: String,
@@ -78,14 +79,32 @@ pub(super) struct RunArgs {
     no_subreaper: bool,
 }
 
-struct Prepared {
-    bundle: Bundle,
-    facts: HostFacts,
-    options: Options,
-    plan: Plan,
+impl Common {
+    /// Of a `restore`, whose image says the rest.
+    pub(super) fn of_restore(id: &str, bundle: &Path) -> Self {
+        Self {
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            config: None,
+            console_socket: None,
+            pidfd_socket: None,
+            pid_file: None,
+            no_pivot: false,
+            no_new_keyring: false,
+            preserve_fds: 0,
+        }
+    }
 }
 
-fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
+/// All that is known before anything is made.
+pub(super) struct Prepared {
+    pub(super) bundle: Bundle,
+    pub(super) facts: HostFacts,
+    pub(super) options: Options,
+    pub(super) plan: Plan,
+}
+
+pub(super) fn prepare(common: &Common, run: bool, global: &Global) -> Result<Prepared> {
     validate::container_id(&common.id)?;
     let bundle = Bundle::load_with(&common.bundle, common.config.as_deref())?;
     let mut facts = HostFacts::find(global.rootless(), common.no_pivot)?;
@@ -218,7 +237,7 @@ fn tell(common: &Common, container: &Container, pidfd_socket: PidfdSocket) -> Re
 }
 
 /// Takes a container away again when what follows its making fails.
-fn finish_or_undo(container: Container, result: Result<()>) -> Result<Container> {
+pub(super) fn finish_or_undo(container: Container, result: Result<()>) -> Result<Container> {
     match result {
         Ok(()) => Ok(container),
         Err(error) => Err(container.give_up(error)),
@@ -237,12 +256,23 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     }
     let signals = if foreground { Some(Signals::block()?) } else { None };
     let container = launch(&prepared, global, &console)?;
-    for warning in container.warnings.iter().filter(|_| foreground) {
+    let spec = &prepared.bundle.spec;
+    let started = tell(common, &container, pidfd_socket).and_then(|()| super::start::poststart(spec, &container.state));
+    Ok(see_through(finish_or_undo(container, started)?, spec, console, signals, args.keep)?)
+}
+
+/// A container that runs: in the foreground (with `signals`) until its end, its exit status; or only until it is ready.
+pub(super) fn see_through(
+    container: Container,
+    spec: &Spec,
+    console: Console,
+    signals: Option<Signals>,
+    keep: bool,
+) -> Result<i32> {
+    for warning in container.warnings.iter().filter(|_| signals.is_some()) {
         super::log::warn(warning);
     }
-    let started = tell(common, &container, pidfd_socket)
-        .and_then(|()| super::start::poststart(&prepared.bundle.spec, &container.state));
-    let (process, state, dir, notify) = finish_or_undo(container, started)?.into_parts();
+    let (process, state, dir, notify) = container.into_parts();
     // Others may kill or exec while it runs.
     let dir = dir.unlock();
     let Some(signals) = signals else {
@@ -253,12 +283,12 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
         .terminal()
         .and_then(|terminal| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, terminal, notify));
     match dir.lock() {
-        _ if args.keep => {}
+        _ if keep => {}
         // Another has deleted it, which does not change how its program ended.
         Err(error) if error.message.contains("does not exist") => {}
-        locked => super::delete::remove(&locked?, &state, Some(&prepared.bundle.spec))?,
+        locked => super::delete::remove(&locked?, &state, Some(spec))?,
     }
-    Ok(status?)
+    status
 }
 
 /// Digits and nothing else, as go-runc reads it; a new file renamed into place.

@@ -11,6 +11,7 @@ mod arguments;
 mod audit;
 mod check;
 mod create;
+mod criu;
 mod delete;
 mod events;
 mod exec;
@@ -49,6 +50,9 @@ pub(crate) struct Global {
     /// Directory for the state of containers [default: /run/orlop, or $XDG_RUNTIME_DIR/orlop for ordinary users]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// The program that checkpoint and restore are done by
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "criu", hide = true)]
+    criu: String,
     /// Have systemd make the cgroup: a scope, named by linux.cgroupsPath as slice:prefix:name
     #[arg(long, global = true)]
     systemd_cgroup: bool,
@@ -129,6 +133,8 @@ const VERBS: &[Verb] = verbs! {
     "resume", "Let a paused container go on", pause::PauseArgs, pause::resume;
     "update", "Change the limits of a container", update::UpdateArgs, update::run;
     "events", "Print what a container uses, and when it lacks memory, as JSON", events::EventsArgs, events::run;
+    "checkpoint", "Write the processes of a container into files, by criu", criu::CheckpointArgs, criu::checkpoint;
+    "restore", "Make a container again from these files", criu::RestoreArgs, criu::restore;
     "spec", "Write a config.json to begin with", spec::SpecArgs, spec::run;
     "features", "Print what this runtime supports, as JSON", spec::FeaturesArgs, spec::features;
     "check", "Say all that is wrong with a bundle, here and in itself, without doing anything and without root", check::CheckArgs, check::run;

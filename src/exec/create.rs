@@ -11,11 +11,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::listener::Agent;
 use super::net_device::Moved;
 use super::protocol::{Failure, Question, Report};
-use super::spawn::{Reached, Slots, Spawned, spawn};
+use super::spawn::{Process, Reached, Slots, Spawned, spawn};
 use super::{explain, hooks, idmap, tree};
 use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup};
@@ -39,7 +40,7 @@ pub(crate) const NO_RIGHT: &str = "rootless needs no limits + no cgrouppath when
 #[derive(Debug)]
 pub struct Container {
     /// Its process.
-    pub process: Spawned,
+    pub process: Process,
     /// Its state as saved.
     pub state: State,
     /// Its directory, locked.
@@ -54,7 +55,7 @@ pub struct Container {
 
 impl Container {
     /// What later steps need. The hold on its network namespace ends: its devices are its own.
-    pub fn into_parts(self) -> (Spawned, State, Dir, Option<Notify>) {
+    pub fn into_parts(self) -> (Process, State, Dir, Option<Notify>) {
         (self.process, self.state, self.dir, self.notify)
     }
 
@@ -77,35 +78,27 @@ pub fn create(
     store: &Store,
     console: Option<&OwnedFd>,
 ) -> Result<Container> {
-    let dir = store.create(&options.id, remove_abandoned)?;
-    let mut undo =
-        Undo { dir: Some(dir), cgroup: None, unit: None, process: None, devices: None, resctrl: None, notify: None };
+    let mut undo = Undo::new(store.create(&options.id, remove_abandoned)?);
     match attempt(bundle, plan, facts, options, console, &mut undo) {
         Ok((state, warnings)) => {
-            let (Some(dir), Some(process)) = (undo.dir.take(), undo.process.take()) else {
-                return Err(Error::new("the container is gone"));
-            };
-            (undo.cgroup, undo.unit, undo.resctrl) = (None, None, None);
-            let (devices, notify) = (undo.devices.take(), undo.notify.take());
-            Ok(Container { process, state, dir, warnings, notify, devices })
+            let process = undo.process.take().map(Spawned::into_process);
+            undo.finish(process, state, warnings)
         }
-        Err(error) => {
-            undo.all();
-            Err(put_back(undo.devices.take(), error))
-        }
+        Err(error) => Err(undo.give_up(error)),
     }
 }
 
 /// What has been made so far.
-struct Undo {
-    dir: Option<Dir>,
-    cgroup: Option<Cgroup>,
+#[derive(Debug)]
+pub(super) struct Undo {
+    pub(super) dir: Option<Dir>,
+    pub(super) cgroup: Option<Cgroup>,
     /// A scope that systemd has started.
-    unit: Option<systemd::Unit>,
+    pub(super) unit: Option<systemd::Unit>,
     process: Option<Spawned>,
-    devices: Option<Moved>,
-    resctrl: Option<resctrl::Group>,
-    notify: Option<Notify>,
+    pub(super) devices: Option<Moved>,
+    pub(super) resctrl: Option<resctrl::Group>,
+    pub(super) notify: Option<Notify>,
 }
 
 /// Network devices go back to where they came from; `error` says so when they can't.
@@ -115,6 +108,24 @@ fn put_back(devices: Option<Moved>, error: Error) -> Error {
 }
 
 impl Undo {
+    pub(super) fn new(dir: Dir) -> Self {
+        Self { dir: Some(dir), cgroup: None, unit: None, process: None, devices: None, resctrl: None, notify: None }
+    }
+
+    /// Nothing is undone any more.
+    pub(super) fn finish(self, process: Option<Process>, state: State, warnings: Vec<String>) -> Result<Container> {
+        let (Some(dir), Some(process)) = (self.dir, process) else {
+            return Err(Error::new("the container is gone"));
+        };
+        Ok(Container { process, state, dir, warnings, notify: self.notify, devices: self.devices })
+    }
+
+    /// Takes everything away again; `error` says as well what could not be put back.
+    pub(super) fn give_up(mut self, error: Error) -> Error {
+        self.all();
+        put_back(self.devices, error)
+    }
+
     fn all(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
@@ -196,7 +207,7 @@ fn attempt(
 }
 
 /// The directory of the container's NOTIFY_SOCKET; the socket itself is made by who will listen: `run`, or `start`.
-fn make_notify(dir: &Dir, options: &Options) -> Result<Option<Notify>> {
+pub(super) fn make_notify(dir: &Dir, options: &Options) -> Result<Option<Notify>> {
     if options.notify.is_none() {
         return Ok(None);
     }
@@ -205,7 +216,12 @@ fn make_notify(dir: &Dir, options: &Options) -> Result<Option<Notify>> {
 }
 
 /// The resctrl group, written down before it is made.
-fn claim_resctrl(wanted: &IntelRdt, facts: &HostFacts, dir: &Dir, state: &mut State) -> Result<resctrl::Claimed> {
+pub(super) fn claim_resctrl(
+    wanted: &IntelRdt,
+    facts: &HostFacts,
+    dir: &Dir,
+    state: &mut State,
+) -> Result<resctrl::Claimed> {
     let root = facts.resctrl.as_ref().ok_or_else(resctrl::not_enabled)?;
     resctrl::make(root, wanted, |group| {
         state.resctrl = Some(group.clone());
@@ -213,7 +229,7 @@ fn claim_resctrl(wanted: &IntelRdt, facts: &HostFacts, dir: &Dir, state: &mut St
     })
 }
 
-fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> Result<State> {
+pub(super) fn first_state(bundle: &Bundle, plan: &Plan, facts: &HostFacts, options: &Options) -> Result<State> {
     let root = bundle.spec.root().as_ref().map(|root| bundle.dir.join(root.path())).unwrap_or_default();
     Ok(State {
         version: state::VERSION,
@@ -242,7 +258,7 @@ fn cgroup_state(resources: Option<&Resources>, facts: &HostFacts) -> Option<Cgro
 }
 
 /// The cgroup with its limits and its device filter, before there is a process for them.
-fn make_cgroup(
+pub(super) fn make_cgroup(
     bundle: &Bundle,
     plan: &Plan,
     facts: &HostFacts,
@@ -362,7 +378,7 @@ fn exec_fifo(dir: &Dir) -> Result<OwnedFd> {
 }
 
 /// Opened once and asked for its type, so that another file in its place does no harm.
-fn open_namespace(joined: &Joined) -> Result<OwnedFd> {
+pub(super) fn open_namespace(joined: &Joined) -> Result<OwnedFd> {
     use std::os::unix::ffi::OsStrExt;
     let failed = |call: &str, errno| {
         Error::new(format!("open the namespace {}", joined.path.display())).call(call, errno).at(joined.from.clone())
@@ -399,7 +415,10 @@ struct Answers<'a> {
 impl Answers<'_> {
     fn answer(&self, request: Request, process: &Spawned, state: &mut State, made: &mut Made<'_>) -> Result<()> {
         match request {
-            Request::Scope => self.scope(process, state, made),
+            Request::Scope => {
+                let made = (&mut *made.cgroup, &mut *made.unit);
+                make_scope(self.bundle, self.plan, self.facts, process.pid, (self.dir, state), made)
+            }
             Request::IdMaps => self.id_maps(process),
             Request::NetDevices => {
                 let moved = made.devices.insert(Moved::new(process.pid)?);
@@ -415,22 +434,6 @@ impl Answers<'_> {
                 self.dir.write(state)
             }
         }
-    }
-
-    /// systemd puts the process into its scope; then the cgroup is filled as one that the child is born in.
-    fn scope(&self, process: &Spawned, state: &mut State, made: &mut Made<'_>) -> Result<()> {
-        let planned = self.plan.resources.as_ref().and_then(|resources| Some((resources, resources.scope.as_ref()?)));
-        let (Some((resources, scope)), Some(hierarchy)) = (planned, &self.facts.cgroup) else { return Ok(()) };
-        systemd::start(scope, process.pid)?;
-        let unit = made.unit.insert(scope.unit.clone());
-        let path = scope_path(process, &unit.name)?;
-        let (root, driver, unit) = (hierarchy.root.clone(), "systemd".to_owned(), Some(unit.clone()));
-        state.cgroup = Some(CgroupState { root, path: path.clone(), driver, unit });
-        self.dir.write(state)?;
-        let wanted = cgroup::wanted_controllers(&resources.writes);
-        let adopted = Cgroup::adopt(hierarchy, &path, &wanted);
-        let cgroup = made.cgroup.insert(adopted.map_err(|error| user_hint(error, &scope.unit))?);
-        fill(self.bundle, resources, self.facts, cgroup)
     }
 
     /// The source of a bind mount that the child may not reach, opened with our rights among the child's own mounts,
@@ -493,9 +496,32 @@ impl Answers<'_> {
     }
 }
 
+/// systemd puts the process into its scope; then the cgroup is filled as one that a process is born in.
+pub(super) fn make_scope(
+    bundle: &Bundle,
+    plan: &Plan,
+    facts: &HostFacts,
+    process: Pid,
+    (dir, state): (&Dir, &mut State),
+    (made_cgroup, made_unit): (&mut Option<Cgroup>, &mut Option<systemd::Unit>),
+) -> Result<()> {
+    let planned = plan.resources.as_ref().and_then(|resources| Some((resources, resources.scope.as_ref()?)));
+    let (Some((resources, scope)), Some(hierarchy)) = (planned, &facts.cgroup) else { return Ok(()) };
+    systemd::start(scope, process)?;
+    let unit = made_unit.insert(scope.unit.clone());
+    let path = scope_path(process, &unit.name)?;
+    let (root, driver, unit) = (hierarchy.root.clone(), "systemd".to_owned(), Some(unit.clone()));
+    state.cgroup = Some(CgroupState { root, path: path.clone(), driver, unit });
+    dir.write(state)?;
+    let wanted = cgroup::wanted_controllers(&resources.writes);
+    let adopted = Cgroup::adopt(hierarchy, &path, &wanted);
+    let cgroup = made_cgroup.insert(adopted.map_err(|error| user_hint(error, &scope.unit))?);
+    fill(bundle, resources, facts, cgroup)
+}
+
 /// Where systemd has put the process, by what the kernel says.
-fn scope_path(process: &Spawned, unit: &str) -> Result<String> {
-    let file = format!("/proc/{}/cgroup", process.pid);
+fn scope_path(process: Pid, unit: &str) -> Result<String> {
+    let file = format!("/proc/{process}/cgroup");
     let text = std::fs::read_to_string(&file).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
         Error::new(format!("read {file}")).call("read", errno)
@@ -646,7 +672,7 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
         .map_err(|errno| Error::new("open the state file report").call("openat", errno))?;
     sys::write_all_at_once(writer.as_fd(), b"0").map_err(gone)?;
     drop(writer);
-    let pid = nix::unistd::Pid::from_raw(state.pid);
+    let pid = Pid::from_raw(state.pid);
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let wait = if agent.is_some() { 1 } else { 1000 };

@@ -1,6 +1,7 @@
 //! The parent's side of a plan: open what the child inherits, clone, answer, and undo when something fails.
 
 pub mod create;
+pub mod dump;
 pub mod enter;
 pub mod explain;
 pub mod hooks;
@@ -9,6 +10,7 @@ mod listener;
 mod net_device;
 mod netlink;
 pub mod protocol;
+pub mod restore;
 pub mod spawn;
 mod tree;
 

@@ -128,6 +128,13 @@ impl Side {
     }
 }
 
+/// Sets `lo` up in the network namespace of `pid`, our child, which waits.
+pub(super) fn loopback_up(pid: Pid) -> Result<()> {
+    let failed = |errno| Error::new("set the loopback interface up").call("rtnetlink(RTM_NEWLINK, IFF_UP)", errno);
+    let Moved { away, .. } = Moved::new(pid)?;
+    away.link("lo").and_then(|link| away.set_up(link.index)).map_err(failed)
+}
+
 fn link_message(index: u32, flags: u32, change: u32) -> Vec<u8> {
     [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), change.to_ne_bytes()].concat()
 }

@@ -23,7 +23,30 @@ use crate::sys::socket;
 /// What the set-up of a container may take beside its hooks' own time.
 const BOUND: Duration = Duration::from_secs(120);
 
-/// The container's process.
+/// A process of ours, with what later steps need of it.
+#[derive(Debug)]
+pub struct Process {
+    /// Its pid as we see it.
+    pub pid: Pid,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Ends the process, and takes its status so that nothing is left of it.
+    pub fn kill(&self) {
+        kill(self.pid, &self.pidfd);
+    }
+}
+
+fn kill(pid: Pid, pidfd: &OwnedFd) {
+    let _ = crate::sys::process::pidfd_kill(pidfd.as_fd());
+    if poll_in(pidfd.as_fd(), 10_000).unwrap_or(false) {
+        let _ = wait_status(pid.as_raw());
+    }
+}
+
+/// The container's process, and the conversation with it.
 #[derive(Debug)]
 pub struct Spawned {
     /// Its pid as we see it.
@@ -246,10 +269,12 @@ impl Spawned {
 
     /// Ends the process, and takes its status so that nothing is left of it.
     pub fn kill(&self) {
-        let _ = crate::sys::process::pidfd_kill(self.pidfd.as_fd());
-        if poll_in(self.pidfd.as_fd(), 10_000).unwrap_or(false) {
-            let _ = wait_status(self.pid.as_raw());
-        }
+        kill(self.pid, &self.pidfd);
+    }
+
+    /// The process, when all has been said.
+    pub fn into_process(self) -> Process {
+        Process { pid: self.pid, pidfd: self.pidfd }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use op::{Op, Pointer, Request, Step};
 
 mod capabilities;
+mod checkpoint;
 mod devices;
 mod hooks;
 mod intel_rdt;
@@ -31,6 +32,7 @@ mod seccomp;
 pub mod show;
 
 pub use capabilities::capability_sets;
+pub use checkpoint::{External, NULL, externals, mount_points};
 pub use hooks::{list as hook_list, state_json};
 pub use intel_rdt::{IntelRdt, plan as intel_rdt, schemata};
 pub use namespaces::{IdMap, Joined, Userns};

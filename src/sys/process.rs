@@ -154,14 +154,21 @@ pub fn getrlimit(pid: i32, resource: u32) -> SysResult<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-/// dup3(2) onto `to`, which is not close-on-exec afterwards; nothing to do when it is the same number.
+/// dup3(2) onto `to`, which is not close-on-exec afterwards; nothing to do when it is the same number. For a process after the
+/// clone, which ends in execve.
 pub fn dup_onto(from: BorrowedFd<'_>, to: i32) -> SysResult<()> {
     if from.as_raw_fd() == to {
         // SAFETY: no memory is passed.
         return check(unsafe { libc::syscall(libc::SYS_fcntl, to, libc::F_SETFD, 0) }).map(drop);
     }
-    // SAFETY: no memory is passed; `to` is one of the standard descriptors, which no Rust value owns.
+    // SAFETY: no memory is passed; the caller ends in execve, so no owner of a replaced number lives on.
     check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to, 0) }).map(drop)
+}
+
+/// fcntl(2) `F_DUPFD_CLOEXEC`: a copy with the lowest number that is free from `least` on.
+pub fn dup_from(fd: BorrowedFd<'_>, least: i32) -> SysResult<std::os::fd::OwnedFd> {
+    // SAFETY: no memory is passed.
+    super::check_fd(unsafe { libc::syscall(libc::SYS_fcntl, fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) })
 }
 
 /// netdevice(7): sets `IFF_UP` on `lo` of the current network namespace.
