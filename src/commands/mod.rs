@@ -158,6 +158,10 @@ pub fn main() -> i32 {
         Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
+            if misses_value(&error) {
+                // podman asks so whether restore has --lsm-profile, and looks for these words of runc's.
+                log::warn("flag needs an argument");
+            }
             return i32::from(error.use_stderr());
         }
     };
@@ -176,6 +180,13 @@ pub fn main() -> i32 {
             if verb.name == "exec" { 255 } else { 1 }
         }
     }
+}
+
+/// An option that takes a value was the last word.
+fn misses_value(error: &clap::Error) -> bool {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let empty = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.is_empty());
+    error.kind() == ErrorKind::InvalidValue && error.get(ContextKind::InvalidValue).is_some_and(empty)
 }
 
 fn dispatch(verb: &Verb, matches: &ArgMatches, global: &Global) -> anyhow::Result<i32> {
