@@ -97,8 +97,8 @@ impl Making<'_> {
         dir.write_config(&self.bundle.config)?;
         dir.write(&state)?;
         *notify = make_notify(dir, self.options)?;
-        let wanted = self.plan.intel_rdt.as_ref();
-        let claimed = wanted.map(|wanted| claim_resctrl(wanted, self.facts, dir, &mut state)).transpose()?;
+        let rdt = self.plan.intel_rdt.as_ref();
+        let claimed = rdt.map(|rdt| claim_resctrl(rdt, self.facts, dir, &mut state)).transpose()?;
         *resctrl = claimed.as_ref().map(|claimed| claimed.group.clone());
         *cgroup = make_cgroup(self.bundle, self.plan, self.facts, &mut state, &mut warnings)?;
 
