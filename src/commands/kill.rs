@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::Global;
-use crate::error::{Error, Result, errno_text};
+use crate::error::{Error, Result};
 use crate::state::{State, Status};
 use crate::sys::pidfd::{pidfd_open, pidfd_send_signal};
 
@@ -52,7 +52,7 @@ pub(super) fn run(args: &KillArgs, global: &Global) -> anyhow::Result<i32> {
 fn send(process: BorrowedFd<'_>, signal: i32) -> Result<()> {
     pidfd_send_signal(process, signal).map_err(|errno| match errno {
         Errno::ESRCH => Error::new("container not running: os: process already finished"),
-        other => Error::new(format!("send signal {signal}: {}", errno_text(other))),
+        other => Error::new(format!("send signal {signal}")).call("pidfd_send_signal", other),
     })
 }
 

@@ -308,7 +308,7 @@ fn calls(log: &Path) -> Vec<(String, Vec<String>)> {
 /// The containers of a test that still have a cgroup, which are ended.
 fn left_by(pid: u32) -> Vec<String> {
     let prefix = format!("orlop-test-{pid}-");
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(5);
     let find = || {
         let mut found = Vec::new();
         cgroups(Path::new("/sys/fs/cgroup"), &prefix, &mut found);
