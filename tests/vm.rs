@@ -1,7 +1,7 @@
 //! Every integration test once more, as `vm::BINARY::TEST`, in a virtual machine with nothing but cgroup v2 and each of its
 //! controllers, those included that are `#[ignore]`d natively for want of one.
 //!
-//! The tests of the systemd driver, and the engines, run in a machine of their own, whose first process is systemd.
+//! The tests of the systemd driver run in a machine of their own, whose first process is systemd.
 //!
 //! One machine serves one run: the first case boots it by `tests/vm/boot`, each case leaves a request in its queue and waits
 //! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
@@ -22,16 +22,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
 /// each call, which emulation is too slow for; the probes of `breakout`, likewise; runc's own, which `just conformance --vm` runs
-/// there; and what is natively run of the engines, which `just engines --vm` runs there.
+/// there; and the engines, as `just engines --vm` does.
 /// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
     "vm",
     "breakout",
     "conformance",
-    "engines::buildah",
-    "engines::ctr",
-    "engines::docker",
-    "engines::podman",
+    "engines",
     "faults",
     "foreground",
     "fuzz",
@@ -45,7 +42,7 @@ const NATIVE_ONLY: &[&str] = &[
     "spec",
 ];
 /// Those that get the machine with systemd.
-const SYSTEMD: &[&str] = &["engines", "systemd"];
+const SYSTEMD: &[&str] = &["systemd"];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
 /// The guest kills a test after 300 s.
