@@ -75,6 +75,12 @@ fn emulated() -> bool {
     std::env::var_os("ORLOP_MACHINE").is_some()
 }
 
+/// The runtime's binary lies where nobody can write to it, so that it needs no execveat(2) to seal itself.
+fn sealed_already() -> bool {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    statvfs(common::ORLOP).expect("statvfs").flags().contains(FsFlags::ST_RDONLY)
+}
+
 fn named(script: &str) -> Bundle {
     let bundle = Bundle::script(script);
     let path = format!("/{}", bundle.id);
@@ -96,7 +102,7 @@ fn run_without(call: &str, errno: &str, good: bool) {
     let bundle = named("echo it runs");
     let dir = bundle.dir.to_str().expect("a path").to_owned();
     let said = without(&bundle, call, errno, &["run", "--bundle", &dir, &bundle.id]);
-    if good {
+    if good || call == "execveat" && sealed_already() {
         assert_eq!(said.well(), "it runs", "{what}");
     } else {
         says_so(&said, call, errno);
@@ -209,6 +215,10 @@ fn an_exec_without_a_call_is_as_good_or_one_error_and_the_container_goes_on() {
     for call in ["clone3", "setns", "openat2", "close_range", "execveat", "faccessat2", "pidfd_open", "seccomp"] {
         for errno in ["ENOSYS", "EPERM"] {
             let said = without(&bundle, call, errno, &["exec", &bundle.id, "echo", "it runs"]);
+            if call == "execveat" && sealed_already() {
+                assert_eq!(said.well(), "it runs", "{call} {errno}");
+                continue;
+            }
             says_so(&said, call, errno);
             assert_eq!(said.code, Some(255), "{call} {errno}");
             assert_eq!(bundle.inside("echo well"), "well", "{call} {errno}");
