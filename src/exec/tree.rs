@@ -45,7 +45,7 @@ fn user_namespace(uids: &[IdMap], gids: &[IdMap]) -> Result<OwnedFd> {
     let (pid, pidfd) = match clone3(libc::CLONE_NEWUSER as u64, None).map_err(|errno| failed("clone3", errno))? {
         Cloned::Child => {
             let _ = crate::sys::creds::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
-            let _ = process::poll_in(path::inherited(-1), 30_000);
+            process::wait_for(30_000);
             process::exit(0)
         }
         Cloned::Parent(pid, pidfd) => (pid, pidfd),

@@ -26,7 +26,7 @@ const fn at_fdcwd() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(libc::AT_FDCWD) }
 }
 
-/// Borrows a descriptor number that the parent left open for us, for the rest of the process's life.
+/// Borrows a descriptor number, 0 or more, that the parent left open for us, for the rest of the process's life.
 pub fn inherited(fd: RawFd) -> BorrowedFd<'static> {
     // SAFETY: the plan's slots stay open until the execve; a number that is not open makes the next call answer EBADF.
     unsafe { BorrowedFd::borrow_raw(fd) }

@@ -70,6 +70,9 @@ const CALLS: &[&str] = &[
     "keyctl",
     "set_mempolicy",
 ];
+/// What docs/kernel-features.md says a container has less without a call, and what no test can find then: a call, its answer
+/// and the test.
+const LESS: &[(&str, &str, &str)] = &[("keyctl", "ENOSYS", "process::the_session_keyring_is_the_containers_own")];
 const ERRNOS: &[&str] = &["ENOSYS", "EPERM"];
 /// How long a test may take; the longest takes less than ten seconds.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -117,7 +120,8 @@ pub fn run(words: impl Iterator<Item = OsString>) -> i32 {
     println!("# {} of {} tests of {}", able.len(), tests.len(), binaries.join(", "));
     let rounds = CALLS.iter().flat_map(|call| ERRNOS.iter().map(move |errno| (*call, *errno)));
     let wrong = rounds.enumerate().map(|(number, (call, errno))| {
-        let ran = work.round(able.iter().copied(), Some((call, errno)));
+        let able = able.iter().copied().filter(|test| !LESS.contains(&(call, errno, test.name.as_str())));
+        let ran = work.round(able, Some((call, errno)));
         tell(number + 1, &ran, &control, call, errno)
     });
     i32::from(wrong.sum::<usize>() > 0)
