@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, pipe2};
 
 use super::idmap;
 use crate::error::{Error, Result};
@@ -38,20 +39,21 @@ pub fn make(tree: &Tree) -> Result<OwnedFd> {
     Ok(copy)
 }
 
-/// A user namespace that holds the mappings and nothing else: a process enters it, and is ended when it is open.
+/// A user namespace that holds the mappings and nothing else: a process is born in it, and ends when we let go of its pipe.
 fn user_namespace(uids: &[IdMap], gids: &[IdMap]) -> Result<OwnedFd> {
     let failed =
         |call: &str, errno: Errno| Error::new("make a user namespace for an id-mapped mount").call(call, errno);
-    let (pid, pidfd) = match clone3(libc::CLONE_NEWUSER as u64, None).map_err(|errno| failed("clone3", errno))? {
+    let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2", errno))?;
+    let pid = match clone3(libc::CLONE_NEWUSER as u64, None).map_err(|errno| failed("clone3", errno))? {
         Cloned::Child => {
-            let _ = crate::sys::creds::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
-            process::wait_for(30_000);
+            drop(ours);
+            let _ = process::poll_in(theirs.as_fd(), 30_000);
             process::exit(0)
         }
-        Cloned::Parent(pid, pidfd) => (pid, pidfd),
+        Cloned::Parent(pid, _) => pid,
     };
     let opened = open_mapped(pid, uids, gids);
-    let _ = process::pidfd_kill(pidfd.as_fd());
+    drop(ours);
     let _ = process::wait_status(pid.as_raw());
     opened
 }

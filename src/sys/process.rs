@@ -186,12 +186,6 @@ pub fn loopback_up() -> SysResult<()> {
     check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }).map(drop)
 }
 
-/// poll(2) of nothing: waits for `milliseconds`, or less when a signal comes.
-pub fn wait_for(milliseconds: i32) {
-    // SAFETY: no descriptor is named, so none is read.
-    unsafe { libc::syscall(libc::SYS_poll, std::ptr::null_mut::<libc::pollfd>(), 0, milliseconds) };
-}
-
 /// poll(2) for `POLLIN`: true when it came before `milliseconds` were over (-1: without end).
 pub fn poll_in(fd: BorrowedFd<'_>, milliseconds: i32) -> SysResult<bool> {
     poll_for(fd, libc::POLLIN, milliseconds)
