@@ -42,6 +42,7 @@ impl HostFacts {
             rootless,
             systemd_user,
             last_capability: last_capability(),
+            landlock: crate::sys::landlock::abi().unwrap_or(0),
             cgroup: Hierarchy::find()?,
             kernel_mounts: if no_pivot { kernel_mounts()? } else { Vec::new() },
             resctrl: None,

@@ -172,6 +172,7 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
         rootless,
         systemd_user: rootless.then_some(1000),
         last_capability: 40,
+        landlock: 7,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/proc".into(), "/sys".into()],
         resctrl: None,

@@ -28,6 +28,7 @@ fn facts(rootless: bool) -> HostFacts {
         rootless,
         systemd_user: rootless.then_some(1000),
         last_capability: 40,
+        landlock: 7,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/sys".into(), "/proc".into()],
         resctrl: None,

@@ -85,6 +85,7 @@ fn made(config: &Value) -> Result<Plan> {
         rootless: false,
         systemd_user: None,
         last_capability: 40,
+        landlock: 7,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: Vec::new(),
         resctrl: None,

@@ -24,6 +24,7 @@ mod copy_up;
 mod credentials;
 mod device;
 mod hook;
+mod landlock;
 mod mount;
 mod program;
 mod root;
@@ -101,6 +102,8 @@ pub struct State<'a> {
     dev: Option<OwnedFd>,
     /// The empty read-only directory that masks directories.
     empty: Option<OwnedFd>,
+    /// The Landlock ruleset, until it is in force.
+    landlock: Option<OwnedFd>,
     /// The caller's umask.
     umask: u32,
     /// The working directory has been entered.
@@ -120,6 +123,7 @@ impl<'a> State<'a> {
             dev_mount: None,
             dev: None,
             empty: None,
+            landlock: None,
             umask,
             in_cwd: false,
             program: None,
@@ -230,6 +234,10 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::Home { uid } => program::home(state, *uid),
         Op::FindProgram { candidates, .. } => program::find(state, candidates),
         Op::ExecLabel { file, value } => proc_write(state, file, value.to_bytes(), "write /proc/self/attr"),
+        Op::LandlockRuleset(ruleset) => landlock::begin(state, ruleset),
+        Op::LandlockPath { path, access } => landlock::allow_path(state, path, *access),
+        Op::LandlockPort { port, access } => landlock::allow_port(state, *port, *access),
+        Op::LandlockRestrict => landlock::restrict(state),
         Op::AwaitStart => await_start(state),
         Op::CloseDescriptors { from } => close_descriptors(state, *from),
         Op::Seccomp(filter) => seccomp(state, filter),

@@ -193,6 +193,11 @@ fn path_of(file: BorrowedFd<'_>) -> Option<PathBuf> {
 pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
     let saved = dir.config(&state.bundle)?;
     let plan = plan_of(dir, state, &saved)?;
+    if plan::landlock_wanted(&saved.spec) {
+        return Err(Error::new("a container with Landlock rules cannot be checkpointed")
+            .at("/annotations")
+            .hint("criu does not know them: a container that it restores would be free of them"));
+    }
     let common = &options.common;
     make(&common.images, true)?;
     if let Some(parent) = &options.parent {

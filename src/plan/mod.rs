@@ -17,6 +17,7 @@ mod checkpoint;
 mod devices;
 mod hooks;
 mod intel_rdt;
+mod landlock;
 pub mod mount_options;
 mod mounts;
 mod namespaces;
@@ -35,6 +36,7 @@ pub use capabilities::capability_sets;
 pub use checkpoint::{External, NULL, externals, mount_points};
 pub use hooks::{list as hook_list, state_json};
 pub use intel_rdt::{IntelRdt, plan as intel_rdt, schemata};
+pub use landlock::wanted as landlock_wanted;
 pub use namespaces::{IdMap, Joined, Userns};
 pub use net_devices::NetDevice;
 pub use resources::Resources;
@@ -52,6 +54,8 @@ pub struct HostFacts {
     pub systemd_user: Option<u32>,
     /// The highest capability number that the kernel knows.
     pub last_capability: u8,
+    /// The ABI of the kernel's Landlock; 0: it has none.
+    pub landlock: u32,
     /// Where cgroup v2 is, if it is mounted at all.
     pub cgroup: Option<cgroup::Hierarchy>,
     /// Mount points of procfs and sysfs, for `--no-pivot` alone.
@@ -312,10 +316,12 @@ fn hand_over(
     child: &mut Steps,
 ) -> Result<Option<op::SeccompOp>> {
     sched::plan(spec, process, child)?;
+    landlock::plan(spec, process, facts, warnings, child)?;
     process::label(process, child)?;
     let seccomp = seccomp::plan(spec, process, warnings)?;
     credentials(process, facts, seccomp.as_ref(), child)?;
     process::program(process, child)?;
+    landlock::restrict(spec, child);
     // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
     child.push(Op::OutliveParent, "");
     child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");

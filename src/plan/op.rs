@@ -7,6 +7,7 @@ use std::ffi::CString;
 
 use super::mount_options::MountOptions;
 use crate::sys::creds::CapSets;
+use crate::sys::landlock::Ruleset;
 use crate::sys::process::StringArray;
 use crate::sys::sched::SchedAttr;
 
@@ -266,6 +267,14 @@ pub enum Op {
     FindProgram { name: CString, candidates: Vec<CString> },
     /// The AppArmor profile or SELinux label of the execve, or of the keyring that is made next.
     ExecLabel { file: CString, value: CString },
+    /// A Landlock ruleset: what is denied but for the rules that follow.
+    LandlockRuleset(Ruleset),
+    /// A rule of it: `access` to a file, or to all below a directory, that no link leads to.
+    LandlockPath { path: CString, access: u64 },
+    /// A rule of it: `access` to a TCP port.
+    LandlockPort { port: u16, access: u64 },
+    /// landlock_restrict_self(2), and the end of the ruleset.
+    LandlockRestrict,
     /// Waits for `start`.
     AwaitStart,
     /// Closes every descriptor but these first ones.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::op::{Mount, Op, Request, SeccompWhen, Source, Step};
 use super::{IdMap, Plan, Resources, ranges};
+use crate::sys::landlock::{Ruleset, fs, net, scope};
 use crate::sys::process::StringArray;
 
 fn text(string: &CStr) -> std::borrow::Cow<'_, str> {
@@ -198,6 +199,23 @@ impl Display for Op {
             Op::Home { uid } => write!(f, "set HOME from /etc/passwd for uid {uid}"),
             Op::FindProgram { name, .. } => write!(f, "find the program {}", text(name)),
             Op::ExecLabel { file, value } => write!(f, "write {:?} to /proc/{}", text(value), text(file)),
+            Op::LandlockRuleset(Ruleset { fs, net, scoped }) => {
+                f.write_str("begin a Landlock ruleset that denies")?;
+                let none =
+                    [(*fs != 0, "files"), (net & net::BIND_TCP != 0, "bind"), (net & net::CONNECT_TCP != 0, "connect")];
+                let scopes = [
+                    (scoped & scope::SIGNAL != 0, "signals"),
+                    (scoped & scope::ABSTRACT_UNIX_SOCKET != 0, "abstract sockets"),
+                ];
+                let words: Vec<&str> =
+                    none.iter().chain(&scopes).filter(|(denied, _)| *denied).map(|(_, word)| *word).collect();
+                write!(f, " {}", words.join(","))
+            }
+            Op::LandlockPath { path, access } => write!(f, "allow {} on {}", landlock_access(*access), text(path)),
+            Op::LandlockPort { port, access } => {
+                write!(f, "allow {} port {port}", if *access == net::BIND_TCP { "bind to" } else { "connect to" })
+            }
+            Op::LandlockRestrict => f.write_str("restrict this process by the Landlock ruleset"),
             Op::AwaitStart => f.write_str("wait for start"),
             Op::CloseDescriptors { from } => write!(f, "close descriptors from {from} on"),
             Op::Seccomp(filter) => {
@@ -209,6 +227,14 @@ impl Display for Op {
             }
             Op::Exec { args, .. } => write!(f, "execve {}", command(args)),
         }
+    }
+}
+
+fn landlock_access(access: u64) -> &'static str {
+    match access & (fs::WRITE_FILE | fs::EXECUTE) {
+        0 => "reading",
+        fs::EXECUTE => "execution",
+        _ => "writing",
     }
 }
 

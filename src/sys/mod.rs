@@ -15,6 +15,7 @@ pub mod creds;
 #[cfg(target_arch = "x86_64")]
 pub mod first;
 pub mod ioctl;
+pub mod landlock;
 pub mod mount;
 pub mod path;
 pub mod pidfd;

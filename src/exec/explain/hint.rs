@@ -15,6 +15,9 @@ pub(super) fn of(plan: &Plan, op: &Op, failure: &Failure) -> Option<String> {
         return Some(denied);
     }
     // In a user namespace of its own the process has every capability over what is the container's.
+    if let Some(closed) = by_landlock(plan, op, errno) {
+        return Some(closed.to_owned());
+    }
     let missing = needed(op).filter(|_| errno == Errno::EPERM && !in_userns(plan)).and_then(lacks);
     missing.or_else(|| by_operation(op, errno).map(str::to_owned))
 }
@@ -31,6 +34,13 @@ fn denied(plan: &Plan, failure: &Failure) -> Option<String> {
     (answer == libc::SECCOMP_RET_ERRNO | failure.errno as u32).then(|| {
         format!("the seccomp profile answers {name} so: `orlop seccomp explain BUNDLE {name}` says by which rule")
     })
+}
+
+/// The words for a program that no rule of the container's own lets it execute.
+fn by_landlock(plan: &Plan, op: &Op, errno: Errno) -> Option<&'static str> {
+    let restricted = plan.child.iter().any(|step| step.op == Op::LandlockRestrict);
+    (restricted && matches!(op, Op::Exec { .. } | Op::Hook(_)) && errno == Errno::EACCES)
+        .then_some("org.orlop.landlock.execute must name the program and its interpreter, or a directory above each")
 }
 
 /// The words for a capability that this runtime does not have, as in a container or a service with a bounding set; none if
@@ -145,6 +155,9 @@ fn by_operation(op: &Op, errno: Errno) -> Option<&'static str> {
         (Op::ExecLabel { .. }, Errno::EACCES | Errno::EPERM) => {
             "the policy does not let the runtime's own label change to this one"
         }
+        (Op::LandlockPath { .. }, Errno::ELOOP) => "a symbolic link leads there: name what it leads to",
+        (Op::LandlockPath { .. }, Errno::ENOENT) => "a path of a rule must be there when the container is made",
+        (Op::LandlockRestrict, Errno::E2BIG) => "sixteen rulesets lie over each other here already",
         (Op::JoinNamespace { .. }, Errno::EPERM) => "CAP_SYS_ADMIN in the namespace's owner is missing",
         _ => return None,
     };
