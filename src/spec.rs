@@ -22,6 +22,57 @@ pub fn default_spec(rootless: bool) -> Value {
     })
 }
 
+/// How much a new configuration gives away. Nothing of it is ever added to a configuration that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Profile {
+    /// `seccomp-profiles/default.json`, and a limit of processes.
+    Default,
+    /// `seccomp-profiles/strict.json`, no capability, an ordinary user, and nothing to execute or to follow on what can be
+    /// written to.
+    Strict,
+}
+
+/// The default configuration with what `profile` closes. `pids`: the host's cgroups can limit processes.
+pub fn hardened_spec(profile: Profile, rootless: bool, pids: bool) -> Value {
+    let (seccomp, processes) = match profile {
+        Profile::Default => (include_str!("../seccomp-profiles/default.json"), 4096),
+        Profile::Strict => (include_str!("../seccomp-profiles/strict.json"), 256),
+    };
+    let mut spec = default_spec(rootless);
+    spec["linux"]["seccomp"] = serde_json::from_str(seccomp).expect("a profile is JSON");
+    // What an engine masks beyond runc's list: power meters tell what other processes compute (CVE-2020-8694).
+    let masked = spec["linux"]["maskedPaths"].as_array_mut().expect("maskedPaths is a list");
+    masked.extend(["/proc/interrupts", "/sys/devices/virtual/powercap"].map(Value::from));
+    if pids && !rootless {
+        spec["linux"]["resources"]["pids"] = json!({"limit": processes});
+    }
+    if profile == Profile::Strict {
+        strict(&mut spec, rootless);
+    }
+    spec
+}
+
+fn strict(spec: &mut Value, rootless: bool) {
+    let process = &mut spec["process"];
+    process["capabilities"] = json!({});
+    process["rlimits"] =
+        json!([{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}, {"type": "RLIMIT_CORE", "hard": 0, "soft": 0}]);
+    if !rootless {
+        process["user"] = json!({"uid": 65534, "gid": 65534});
+    }
+    let mounts = spec["mounts"].as_array_mut().expect("mounts is a list");
+    let options = json!(["nosuid", "noexec", "nodev", "nosymfollow", "mode=1777", "size=65536k"]);
+    for mount in mounts.iter_mut() {
+        match mount["destination"].as_str() {
+            Some("/proc") => mount["options"] = json!(["nosuid", "noexec", "nodev"]),
+            Some("/dev") => mount["options"] = json!(["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]),
+            Some("/dev/shm") => mount["options"] = options.clone(),
+            _ => {}
+        }
+    }
+    mounts.push(json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": options}));
+}
+
 /// `spec` as the text of a `config.json`: indented by tabs, with a newline at the end.
 pub fn to_text(spec: &Value) -> String {
     let mut text = Vec::new();
@@ -112,6 +163,18 @@ mod tests {
             let bundle = Bundle::parse("/".into(), to_text(&default_spec(rootless)).into_bytes()).unwrap();
             assert_eq!(bundle.warnings, Vec::<String>::new());
             assert_eq!(bundle.spec.mounts().as_ref().unwrap().len(), 7);
+        }
+    }
+
+    #[test]
+    fn a_profile_only_takes_away() {
+        for (profile, rootless) in [(Profile::Default, false), (Profile::Strict, false), (Profile::Strict, true)] {
+            let spec = hardened_spec(profile, rootless, true);
+            let bundle = Bundle::parse("/".into(), to_text(&spec).into_bytes()).unwrap();
+            assert_eq!(bundle.warnings, Vec::<String>::new());
+            assert_eq!(spec["linux"].get("resources").is_some(), !rootless);
+            let given = spec["process"]["capabilities"].as_object().unwrap().len();
+            assert_eq!(given == 0, profile == Profile::Strict);
         }
     }
 

@@ -128,3 +128,13 @@ fn the_commands_of_running_md_do_what_it_says() {
         assert!(said.contains(words), "{words}: {said}");
     }
 }
+
+#[test]
+fn the_commands_of_hardening_md_say_what_it_shows() {
+    let page = page("hardening.md");
+    let _ = fs::remove_dir_all("/tmp/orlop-hard");
+    let said = run(&page, 4);
+    let shown = blocks(&page, "text");
+    assert_eq!(shown.len(), 1);
+    assert!(said.contains(shown[0]), "{} is not in {said}", shown[0]);
+}

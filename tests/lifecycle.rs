@@ -555,6 +555,34 @@ fn spec_writes_a_config_that_runs_and_overwrites_none() {
     bundle.run().well();
 }
 
+/// What a profile closes, as the process sees it.
+#[test]
+fn spec_writes_a_config_of_a_profile() {
+    let script =
+        "grep -E '^(Uid|CapBnd|Seccomp):' /proc/self/status; touch /tmp/x && ln -s x /tmp/link && cat /tmp/link";
+    for (profile, user, capabilities) in [("default", "0", "0000000020000420"), ("strict", "65534", "0000000000000000")]
+    {
+        let bundle = Bundle::new();
+        fs::remove_file(bundle.dir.join("config.json")).expect("remove");
+        let mut command = bundle.command(&["spec", "--profile", profile, "--bundle"]);
+        command.arg(&bundle.dir);
+        outcome(command).well();
+        let written = fs::read(bundle.dir.join("config.json")).expect("config.json");
+        let bundle = bundle.edit(|config| {
+            *config = serde_json::from_slice(&written).expect("JSON");
+            config["process"]["terminal"] = json!(false);
+            config["process"]["args"] = json!(["sh", "-c", script]);
+        });
+        let ran = bundle.run();
+        let said = ran.stdout();
+        assert!(said.contains(&format!("Uid:\t{user}\t")), "{said}");
+        assert!(said.contains(&format!("CapBnd:\t{capabilities}\n")) && said.contains("Seccomp:\t2\n"), "{said}");
+        // default: / is read-only; strict: /tmp is there, and no link in it leads anywhere
+        let denied = if profile == "default" { "Read-only file system" } else { "Too many levels of symbolic links" };
+        assert!(ran.stderr().contains(denied), "{}", ran.stderr());
+    }
+}
+
 /// The same for each id, all at once.
 fn at_once<T: Send>(ids: &[String], work: impl Fn(&str) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
