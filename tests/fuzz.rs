@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use orlop::bundle::Bundle;
 use orlop::cgroup::Hierarchy;
+use orlop::criu::{rpc, wire};
+use orlop::dbus;
 use orlop::plan::{self, HostFacts, Options, show};
+use orlop::state::State;
 use orlop::validate;
 use serde_json::{Value, json};
 
@@ -251,6 +254,52 @@ fn any_bytes_are_planned_or_refused() {
         count += 1;
     }
     println!("{count} inputs of seed {seed:#x}");
+}
+
+/// What is read of others: a state that an older or a damaged disk has, messages of a bus and of criu.
+fn decode(bytes: &[u8], random: &mut Random) {
+    if let Ok(state) = serde_json::from_slice::<State>(bytes) {
+        let _ = serde_json::to_string(&state).expect("what was read can be written");
+    }
+    let signature: String = (0..random.below(12)).map(|_| *random.of(b"ybiuxtdsogav()") as char).collect();
+    let values = dbus::Reader::new(bytes, random.below(2) == 0).values(&signature);
+    // Each value takes a byte at least, but for empty arrays and structures: nothing grows out of nothing.
+    assert!(values.is_none_or(|values| values.len() <= signature.len()));
+    assert!(wire::fields(bytes).is_none_or(|fields| fields.len() <= bytes.len()));
+    let _ = rpc::Response::of(bytes);
+}
+
+fn messages() -> Vec<Vec<u8>> {
+    let state = json!({
+        "version": 1, "id": "c1", "ociVersion": "1.3.0", "pid": 7, "startTime": 99, "bootId": "b", "bundle": "/b",
+        "rootfs": "/b/rootfs", "created": "2026-01-01T00:00:00Z", "owner": "root", "annotations": {"a": "b"},
+        "cgroup": {"root": "/sys/fs/cgroup", "path": "/c1", "driver": "cgroupfs"}, "creating": false,
+    });
+    let mut body = Vec::new();
+    dbus::Value::Struct(vec![dbus::Value::Uint32(7), dbus::Value::Str("text".into()), dbus::Value::Bool(true)])
+        .write(&mut body);
+    dbus::Value::Array("s".into(), vec!["one".into(), "two".into()]).write(&mut body);
+    let request = rpc::request(rpc::Kind::Dump, &rpc::pair("key", "value"));
+    vec![state.to_string().into_bytes(), body, request.bytes().to_vec()]
+}
+
+#[test]
+fn what_others_say_is_read_or_refused() {
+    assert!(serde_json::from_slice::<State>(&messages()[0]).is_ok(), "the state itself is in order");
+    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|text| text.parse::<u64>().ok());
+    let mut random = Random(seconds.map_or(0x5eed, |_| nanoseconds()) | 1);
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    let mut count = 0u64;
+    while count < 20_000 || Instant::now() < end {
+        let mut bytes = random.of(&messages()).clone();
+        for _ in 0..1 + random.below(6) {
+            if !bytes.is_empty() {
+                damage(&mut bytes, &mut random);
+            }
+        }
+        decode(&bytes, &mut random);
+        count += 1;
+    }
 }
 
 fn nanoseconds() -> u64 {
