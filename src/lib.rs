@@ -5,6 +5,9 @@
 //! [`child`] carries out that list and ends in `execve`. `ARCHITECTURE.md` draws the picture.
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
+#![deny(clippy::undocumented_unsafe_blocks)]
+// clippy.toml: what the library never calls. Tests may.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 pub mod audit;
 pub mod bundle;

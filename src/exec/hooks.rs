@@ -75,7 +75,7 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
     let in_time = poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false);
     if !in_time {
         // Its group is its own, made above, and its leader is not waited for yet.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGKILL);
+        let _ = crate::sys::process::kill_group(child.id() as i32);
     }
     let status = child.wait().map_err(|error| failed(error.to_string()))?;
     if in_time && status.success() {
