@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -257,8 +257,8 @@ impl Work {
             .args([&log, &self.dir.join("log")]);
         command.arg(&test.binary).args(["--exact", &test.case, "--include-ignored", "--nocapture"]).env("TMPDIR", &dir);
         command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone().expect("dup")).stderr(file);
+        let (began, begin) = (SystemTime::now(), Instant::now());
         let mut child = command.spawn().expect("unshare");
-        let begin = Instant::now();
         let status = loop {
             match child.try_wait().expect("wait") {
                 Some(status) => break Some(status),
@@ -271,7 +271,7 @@ impl Work {
             let _ = child.wait();
         }
         let output = String::from_utf8_lossy(&fs::read(output).unwrap_or_default()).into_owned();
-        let left = left_by(child.id());
+        let left = left_by(child.id(), began);
         let ran = Ran {
             passed: status.is_some_and(|status| status.success()),
             ended: status.is_some(),
@@ -309,15 +309,17 @@ fn calls(log: &Path) -> Vec<(String, Vec<String>)> {
     called.map(call).collect()
 }
 
-/// The containers of a test that still have a cgroup, which are ended.
-fn left_by(pid: u32) -> Vec<String> {
+/// The containers of a test that still have a cgroup, which are ended. Numbers of processes come again within minutes: what is
+/// older than the test is another's.
+fn left_by(pid: u32, began: SystemTime) -> Vec<String> {
     let prefix = format!("orlop-test-{pid}-");
-    let deadline = Instant::now() + Duration::from_secs(5);
     let find = || {
         let mut found = Vec::new();
         cgroups(Path::new("/sys/fs/cgroup"), &prefix, &mut found);
+        found.retain(|cgroup| cgroup.metadata().and_then(|meta| meta.modified()).is_ok_and(|made| made >= began));
         found
     };
+    let deadline = Instant::now() + Duration::from_secs(5);
     let mut found = find();
     while !found.is_empty() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(50));
@@ -325,11 +327,20 @@ fn left_by(pid: u32) -> Vec<String> {
     }
     for cgroup in &found {
         let _ = fs::write(cgroup.join("cgroup.kill"), "1");
-        while fs::remove_dir(cgroup).is_err() && cgroup.exists() && Instant::now() < deadline + Duration::from_secs(2) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while remove(cgroup).is_err() && cgroup.exists() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
     found.iter().filter_map(|cgroup| cgroup.file_name()?.to_str().map(str::to_owned)).collect()
+}
+
+/// With those that a container has made in it.
+fn remove(cgroup: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(cgroup)?.flatten().filter(|entry| entry.path().is_dir()) {
+        remove(&entry.path())?;
+    }
+    fs::remove_dir(cgroup)
 }
 
 /// Depth first.
