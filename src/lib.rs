@@ -30,6 +30,7 @@ pub mod record;
 pub mod resctrl;
 pub mod seal;
 pub mod seccomp;
+pub mod shim;
 pub mod spec;
 pub mod state;
 #[allow(unsafe_code)]
