@@ -81,7 +81,7 @@ pub(super) fn plan(
     let mut ruleset = Ruleset::default();
     let mut rules = Steps::default();
     for (name, value) in annotations(spec) {
-        let from = format!("/annotations/{PREFIX}{name}");
+        let from = format!("/annotations/{PREFIX}{}", crate::bundle::escape(name));
         let kind = kind(name).ok_or_else(|| {
             Error::new(format!("unknown annotation {PREFIX}{name}"))
                 .at(&*from)
