@@ -96,6 +96,7 @@ pub fn wait(
     mut terminal: Option<Terminal>,
     mut notify: Option<Notify>,
 ) -> Result<i32> {
+    notify = notify.filter(|notify| !passed_on(notify));
     loop {
         let ended = poll_once(pidfd, signals, terminal.as_ref(), notify.as_ref())?;
         notify = notify.filter(|notify| !passed_on(notify));

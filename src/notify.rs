@@ -64,6 +64,8 @@ pub fn make_directory(dir: &Dir) -> Result<()> {
 pub struct Notify {
     socket: UnixDatagram,
     manager: OsString,
+    /// The program has been ready before, and will not say so again.
+    ready: bool,
 }
 
 impl AsFd for Notify {
@@ -86,7 +88,12 @@ impl Notify {
         let socket = UnixDatagram::bind(&path).map_err(|error| failed("bind", &error))?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).map_err(|error| failed("chmod", &error))?;
         socket.set_nonblocking(true).map_err(|error| failed("fcntl", &error))?;
-        Ok(Self { socket, manager })
+        Ok(Self { socket, manager, ready: false })
+    }
+
+    /// Of a container that has been restored: its program is ready whatever it says.
+    pub fn of_restored(self) -> Self {
+        Self { ready: true, ..self }
     }
 
     /// Looks at what has come, and passes `READY=1` on with `main` as the pid to watch; true when it has.
@@ -94,12 +101,14 @@ impl Notify {
     /// # Errors
     /// The manager's socket does not take it.
     pub fn forward(&self, main: u32) -> Result<bool> {
+        if self.ready {
+            return self.tell(main);
+        }
         let mut message = [0; 4096];
         for _ in 0..AT_ONCE {
             match self.socket.recv(&mut message) {
                 Ok(length) if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") => {
-                    let sent = self.connect()?.send(format!("READY=1\nMAINPID={main}\n").as_bytes());
-                    return sent.map(|_| true).map_err(|error| self.failed("send", errno(&error)));
+                    return self.tell(main);
                 }
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => break,
@@ -109,11 +118,19 @@ impl Notify {
         Ok(false)
     }
 
+    fn tell(&self, main: u32) -> Result<bool> {
+        let sent = self.connect()?.send(format!("READY=1\nMAINPID={main}\n").as_bytes());
+        sent.map(|_| true).map_err(|error| self.failed("send", errno(&error)))
+    }
+
     /// Waits until the container is ready, and the manager has heard it, or until its first process has ended.
     ///
     /// # Errors
     /// As [`forward`](Self::forward); the manager does not take the message within 30 seconds.
     pub fn until_ready(&self, main: u32, process: BorrowedFd<'_>) -> Result<()> {
+        if self.ready {
+            return self.tell(main).and_then(|_| self.barrier());
+        }
         loop {
             let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN), PollFd::new(process, PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {

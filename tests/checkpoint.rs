@@ -3,13 +3,17 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use common::{Bundle, Outcome, alive, outcome, received, wait};
+use common::{Bundle, Outcome, alive, begin, outcome, received, wait};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 /// A container that counts, in a file of its root.
@@ -38,8 +42,16 @@ fn image(bundle: &Bundle) -> PathBuf {
 /// `orlop run --detach`, with the standard streams that a test has given.
 fn run(bundle: &Bundle, args: &[&str]) {
     let mut command = bundle.making("run", &["--detach"]);
-    command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
-    assert!(command.status().expect("run").success());
+    well(command.args(args), bundle);
+}
+
+/// It ends well, with its errors in a file that a user namespace may open again.
+fn well(command: &mut Command, bundle: &Bundle) {
+    let said = bundle.dir.join("said");
+    let file = fs::File::create(&said).expect("a file");
+    file.set_permissions(fs::Permissions::from_mode(0o666)).expect("chmod");
+    let status = command.stdout(Stdio::null()).stderr(file).status().expect("orlop");
+    assert!(status.success(), "{}", fs::read_to_string(&said).expect("what it said"));
 }
 
 fn checkpoint(bundle: &Bundle, args: &[&str]) -> Outcome {
@@ -57,11 +69,7 @@ fn restoring(bundle: &Bundle, args: &[&str]) -> Command {
 
 /// Restores, with what criu said when it fails.
 fn restore(bundle: &Bundle, args: &[&str]) {
-    let mut command = restoring(bundle, args);
-    let said = bundle.dir.join("said");
-    command.stdout(Stdio::null()).stderr(fs::File::create(&said).expect("a file"));
-    let status = command.status().expect("restore");
-    assert!(status.success(), "{}", fs::read_to_string(&said).expect("what it said"));
+    well(&mut restoring(bundle, args), bundle);
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn a_counter_goes_on_after_its_restore() {
         names.sort();
         names
     };
-    assert_eq!(entries(bundle.state_dir()), ["config.json", "state.json"]);
+    assert_eq!(entries(bundle.state_dir()), ["config.json", "notify", "state.json"]);
     let ours = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     assert!(!ours.contains(bundle.id.as_str()), "{ours}");
     // And once more, from what was restored.
@@ -230,7 +238,11 @@ fn the_console_socket_gets_the_terminal_again() {
     drop(before);
     restore(&bundle, &["--console-socket", &socket]);
     let (_, master) = received(&listener);
-    let mut master = fs::File::from(master);
+    answers(fs::File::from(master));
+}
+
+/// The program behind this terminal hears a line, and answers.
+fn answers(mut master: fs::File) {
     master.write_all(b"hello\n").expect("write");
     let mut said = String::new();
     let mut bytes = [0; 256];
@@ -240,18 +252,92 @@ fn the_console_socket_gets_the_terminal_again() {
     }
 }
 
+/// `restore` without `--detach`.
+fn restoring_in_the_foreground(bundle: &Bundle) -> Command {
+    let mut command = bundle.command(&["restore", "--bundle"]);
+    command.arg(&bundle.dir).arg("--image-path").arg(image(bundle)).arg(&bundle.id);
+    command
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_restore_in_the_foreground_ends_as_the_program_does() {
+    let bundle = Bundle::script("while [ ! -e /tmp/go ]; do sleep 0.05; done; echo over; exit 7");
+    // Of two streams that are one file criu restores both as the first.
+    let mut command = bundle.making("run", &["--detach"]);
+    let output = bundle.dir.join("output");
+    command.stdout(fs::File::create(&output).expect("a file")).stderr(Stdio::null());
+    assert!(command.status().expect("run").success());
+    let cgroup = bundle.cgroup();
+    checkpoint(&bundle, &[]).well();
+    let mut command = restoring_in_the_foreground(&bundle);
+    let file = fs::File::create(&output).expect("a file");
+    let mut restored = command.stdout(file).stderr(Stdio::null()).spawn().expect("restore");
+    bundle.await_status("running");
+    fs::write(bundle.rootfs("/tmp/go"), "").expect("write");
+    assert_eq!(restored.wait().expect("wait").code(), Some(7));
+    assert_eq!(fs::read_to_string(&output).expect("the output"), "over\n");
+    assert_eq!((bundle.status().as_str(), cgroup.exists()), ("none", false));
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_restore_in_the_foreground_has_the_terminal_on_ours() {
+    let bundle = Bundle::script("while read line; do echo got $line; done; exit 7").edit(|config| {
+        config["process"]["terminal"] = json!(true);
+    });
+    let path = bundle.dir.join("console");
+    let listener = UnixListener::bind(&path).expect("bind");
+    run(&bundle, &["--console-socket", path.to_str().expect("a path")]);
+    let before = received(&listener);
+    checkpoint(&bundle, &[]).well();
+    drop(before);
+    let ours = nix::pty::openpty(None, None).expect("openpty");
+    let stream = || Stdio::from(ours.slave.try_clone().expect("dup"));
+    let mut command = restoring_in_the_foreground(&bundle);
+    let mut restored = command.stdin(stream()).stdout(stream()).stderr(stream()).spawn().expect("restore");
+    bundle.await_status("running");
+    answers(fs::File::from(ours.master.try_clone().expect("dup")));
+    // The end of input, as a person types it.
+    fs::File::from(ours.master).write_all(b"\x04").expect("write");
+    assert_eq!(restored.wait().expect("wait").code(), Some(7));
+}
+
+/// Every limit of a cgroup.
+fn limits(bundle: &Bundle) -> BTreeMap<String, String> {
+    let endings = [".max", ".min", ".low", ".high", ".weight", ".idle", ".burst", ".cpus", ".mems", ".group"];
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(bundle.cgroup()).expect("a cgroup") {
+        let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+        if endings.iter().any(|ending| name.ends_with(ending)) {
+            let value = fs::read_to_string(bundle.cgroup().join(&name)).expect("a file of the cgroup");
+            found.insert(name, value.trim().to_owned());
+        }
+    }
+    found
+}
+
 #[test]
 #[ignore = "needs criu on a kernel that it knows"]
 fn limits_are_there_again() {
     let bundle = counter().edit(|config| {
-        config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20 });
-        config["linux"]["resources"]["pids"] = json!({ "limit": 77 });
+        let resources = &mut config["linux"]["resources"];
+        resources["memory"] = json!({ "limit": 64 << 20, "reservation": 32 << 20, "swap": 96 << 20 });
+        resources["pids"] = json!({ "limit": 77 });
+        resources["cpu"] = json!({ "shares": 512, "quota": 150_000, "period": 200_000, "cpus": "0", "mems": "0" });
+        resources["blockIO"] = json!({ "weight": 200 });
+        resources["hugepageLimits"] = json!([{ "pageSize": "2MB", "limit": 4 << 20 }]);
+        resources["unified"] = json!({ "memory.high": "60M", "memory.oom.group": "1" });
     });
     run(&bundle, &[]);
+    let before = limits(&bundle);
+    let expected = [("memory.max", "67108864"), ("pids.max", "77"), ("cpu.max", "150000 200000"), ("cpuset.cpus", "0")];
+    for (name, value) in expected {
+        assert_eq!(before[name], value, "{name}");
+    }
     checkpoint(&bundle, &[]).well();
     restore(&bundle, &[]);
-    let file = |name| fs::read_to_string(bundle.cgroup().join(name)).expect("a file of the cgroup");
-    assert_eq!((file("memory.max").trim(), file("pids.max").trim()), ("67108864", "77"));
+    assert_eq!(limits(&bundle), before);
     // The filter of devices was attached to the cgroup, not to the processes.
     let refused = bundle.on("exec", &["sh", "-c", "mknod /tmp/sda b 8 0 && cat /tmp/sda"]);
     refused.fails("peration not permitted");
@@ -275,17 +361,131 @@ fn a_container_is_restored_into_the_cgroup_that_its_configuration_names_now() {
 #[test]
 #[ignore = "needs criu on a kernel that it knows"]
 fn the_filter_and_the_loopback_interface_are_there_again() {
-    let bundle = counter().edit(|config| {
+    let script = "i=0; while :; do i=$((i+1)); mkdir /tmp/refused 2>/tmp/why; echo $i >/tmp/count; sleep 0.05; done";
+    let bundle = Bundle::script(script).edit(|config| {
         config["linux"]["seccomp"] = json!({
             "defaultAction": "SCMP_ACT_ALLOW",
-            "syscalls": [{ "names": ["swapon"], "action": "SCMP_ACT_ERRNO" }],
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ESTALE }],
         });
     });
     run(&bundle, &[]);
     checkpoint(&bundle, &[]).well();
     restore(&bundle, &[]);
     assert_eq!(common::proc_status(bundle.pid(), "Seccomp"), "2");
+    fs::remove_file(bundle.rootfs("/tmp/why")).expect("remove");
+    let counted = count(&bundle);
+    wait(|| count(&bundle) > counted + 1);
+    let why = fs::read_to_string(bundle.rootfs("/tmp/why")).expect("what mkdir says");
+    assert!(why.contains("Stale file handle") && !bundle.rootfs("/tmp/refused").exists(), "{why}");
     assert!(bundle.inside("ip link show lo").contains("UP"));
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_user_namespace_has_its_ids_again() {
+    let bundle = counter().with_user();
+    run(&bundle, &[]);
+    let maps = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", bundle.pid())).expect("an id map");
+    let before = ["uid_map", "gid_map", "setgroups"].map(maps);
+    checkpoint(&bundle, &[]).well();
+    let counted = count(&bundle);
+    // Nobody else reads the memory.
+    let about = fs::metadata(image(&bundle)).expect("the image");
+    assert_eq!((about.mode() & 0o7777, about.uid(), about.gid()), (0o710, 0, 100_000));
+    fs::set_permissions(image(&bundle), fs::Permissions::from_mode(0o700)).expect("chmod");
+    outcome(restoring(&bundle, &[])).fails("root of the user namespace can't enter the image directory");
+    assert!(!bundle.state_dir().exists());
+    fs::set_permissions(image(&bundle), fs::Permissions::from_mode(0o710)).expect("chmod");
+    restore(&bundle, &[]);
+    goes_on_from(&bundle, counted);
+    assert_eq!(["uid_map", "gid_map", "setgroups"].map(maps), before);
+    assert_eq!(common::proc_status(bundle.pid(), "Uid").split_whitespace().next(), Some("100000"));
+    assert_eq!(bundle.inside("id -u; cat /proc/1/comm"), "0\nsh");
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_network_device_comes_once_more_from_the_host() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: root is needed");
+    let pair = || {
+        let status = Command::new("ip").args(["link", "add", "out", "type", "veth", "peer", "name", "in0"]).status();
+        assert!(status.expect("iproute2").success());
+    };
+    let here = || fs::read_to_string("/proc/thread-self/net/dev").expect("devices").contains("out:");
+    let bundle = counter().edit(|config| config["linux"]["netDevices"] = json!({ "in0": { "name": "net1" } }));
+    pair();
+    run(&bundle, &[]);
+    checkpoint(&bundle, &[]).well();
+    // It has ended with the namespace, and its peer with it.
+    wait(|| !here());
+    let said = outcome(restoring(&bundle, &[])).fails("/linux/netDevices/in0");
+    assert!(!bundle.state_dir().exists(), "{said}");
+    pair();
+    restore(&bundle, &[]);
+    assert!(bundle.inside("cat /proc/net/dev").contains("net1:"));
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn what_exec_has_put_there_stands_in_the_way_of_a_dump() {
+    let bundle = counter();
+    run(&bundle, &[]);
+    let exec = begin(bundle.command(&["exec", &bundle.id, "sleep", "1000"]));
+    wait(|| bundle.processes().matches(',').count() > 1);
+    let said = checkpoint(&bundle, &[]).fails("was put into the container by exec");
+    assert!(said.contains("sleep") && said.lines().count() == 1, "{said}");
+    assert_eq!(bundle.status(), "running");
+    let counted = count(&bundle);
+    wait(|| count(&bundle) > counted);
+    let ended = Command::new("kill").arg(exec.child.id().to_string()).status();
+    assert!(ended.expect("kill").success());
+    exec.end();
+    checkpoint(&bundle, &[]).well();
+}
+
+/// A service manager's socket.
+fn manager(bundle: &Bundle) -> (UnixDatagram, PathBuf) {
+    let path = bundle.dir.join("manager.sock");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a bound");
+    (socket, path)
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn the_service_manager_hears_of_a_restore_at_once() {
+    let script = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; ls /run/notify >/tmp/listed; sleep 0.05; done";
+    let bundle = Bundle::script(script);
+    let (socket, path) = manager(&bundle);
+    let mut command = bundle.making("run", &["--detach"]);
+    let mut first =
+        command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run");
+    let there = || fs::read_to_string(bundle.rootfs("/tmp/listed")).unwrap_or_default();
+    wait(|| there() == "notify.sock\n");
+    // It never says that it is ready.
+    first.kill().expect("kill");
+    first.wait().expect("wait");
+    checkpoint(&bundle, &[]).well();
+
+    let mut command = restoring(&bundle, &[]);
+    let restored = command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut restored = restored.expect("restore");
+    let mut text = [0; 256];
+    let length = socket.recv(&mut text).expect("a message in time");
+    assert_eq!(String::from_utf8_lossy(&text[..length]), format!("READY=1\nMAINPID={}\n", bundle.pid()));
+    let (barrier, open) = common::message(&socket);
+    assert_eq!(barrier, "BARRIER=1");
+    drop(open);
+    assert!(restored.wait().expect("wait").success());
+    let counted = count(&bundle);
+    wait(|| count(&bundle) > counted);
+
+    // Without a manager the directory is there, and empty.
+    checkpoint(&bundle, &[]).well();
+    restore(&bundle, &[]);
+    wait(|| there().is_empty());
+    let counted = count(&bundle);
+    wait(|| count(&bundle) > counted);
 }
 
 #[test]

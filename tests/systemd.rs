@@ -532,6 +532,39 @@ fn limits_are_properties_and_outlast_a_reload() {
 
 #[test]
 #[ignore = "needs systemd, which its machine has"]
+fn a_restored_container_has_a_scope_with_its_limits_again() {
+    let bundle = limited();
+    // criu can't dump what a test has for output.
+    let detached = |mut command: Command| {
+        let said = fs::File::create(bundle.dir.join("said")).expect("a file");
+        let status = command.stdout(Stdio::null()).stderr(said).status().expect("orlop");
+        assert!(status.success(), "{}", fs::read_to_string(bundle.dir.join("said")).expect("what it said"));
+    };
+    detached(bundle.making("run", &["--systemd-cgroup", "--detach"]));
+    let (scope, pid) = (bundle.cgroup(), bundle.pid());
+    let image = bundle.dir.join("image");
+    let with_image = |mut command: Command| {
+        command.arg("--image-path").arg(&image).arg(&bundle.id);
+        command
+    };
+    outcome(with_image(bundle.command(&["checkpoint"]))).well();
+    assert_eq!(
+        (alive(pid), scope.exists(), show(&bundle, "LoadState").as_str()),
+        (false, false, "LoadState=not-found")
+    );
+    let dir = bundle.dir.to_str().expect("UTF-8");
+    detached(with_image(bundle.command(&["--systemd-cgroup", "restore", "--detach", "--bundle", dir])));
+    assert_eq!((bundle.cgroup(), show(&bundle, "ActiveState").as_str()), (scope.clone(), "ActiveState=active"));
+    outcome(systemctl(&["daemon-reload"])).well();
+    for (file, expected) in FILES {
+        assert_eq!(value(&bundle, file), *expected, "{file}");
+    }
+    bundle.on("delete", &["--force"]).well();
+    assert!(!scope.exists());
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
 fn an_idle_container_stays_idle_after_a_reload() {
     let bundle = named(Bundle::sleeper()).edit(|config| config["linux"]["resources"] = json!({"cpu": {"idle": 1}}));
     up(&bundle);

@@ -29,6 +29,8 @@ pub struct Place<'a> {
     pub root: Option<Root>,
     /// Our standard streams are criu's and so the container's; otherwise they are `/dev/null`.
     pub streams: bool,
+    /// The file mode mask of criu; as ours without it.
+    pub umask: Option<u32>,
     /// What it finds from number [`Place::FIRST`] on.
     pub inherited: Vec<OwnedFd>,
 }
@@ -64,6 +66,7 @@ pub(super) fn spawn(program: &CStr, peer: &OwnedFd, place: &Place<'_>) -> Result
         env: environment(),
         null: (!place.streams).then_some(null.as_fd()),
         passed: &passed,
+        umask: place.umask,
         root: place.root.as_ref(),
     };
     let flags = if place.root.is_some() { libc::CLONE_NEWNS as u64 } else { 0 };
@@ -93,6 +96,7 @@ struct Child<'a> {
     env: StringArray,
     null: Option<BorrowedFd<'a>>,
     passed: &'a [OwnedFd],
+    umask: Option<u32>,
     root: Option<&'a Root>,
 }
 
@@ -109,6 +113,9 @@ impl Child<'_> {
         let named = |call: &'static str| move |errno: Errno| (call, errno);
         sigaction::default_all();
         sigaction::unblock_all().map_err(named("rt_sigprocmask"))?;
+        if let Some(mask) = self.umask {
+            process::umask(mask);
+        }
         if let Some(root) = self.root {
             mount::set_propagation_of_all(libc::MS_SLAVE).map_err(named("mount_setattr"))?;
             let tree = mount::open_tree(path::CWD, &root.path, true).map_err(named("open_tree"))?;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
 use crate::bundle::Bundle;
+use crate::cgroup::Cgroup;
 use crate::criu::rpc::{self, Feature, Kind, opts};
 use crate::criu::wire::Message;
 use crate::criu::{Criu, Place};
@@ -103,19 +104,38 @@ impl Directories {
     /// # Errors
     /// open(2) or mkdir(2) fails.
     pub fn open(common: &Common, log: &str) -> Result<Self> {
-        let work = common.work.as_ref().map(|path| make(path, false).and_then(|()| open(path))).transpose()?;
+        let work = common.work.as_ref().map(|path| make(path, false).and_then(|_| open(path))).transpose()?;
         let log = common.work.as_ref().unwrap_or(&common.images).join(log);
         Ok(Self { images: open(&common.images)?, work, log })
     }
 }
 
-fn make(path: &Path, with_parents: bool) -> Result<()> {
+/// True: it was not there before.
+fn make(path: &Path, with_parents: bool) -> Result<bool> {
+    let there = path.exists();
     match DirBuilder::new().mode(0o700).recursive(with_parents).create(path) {
         Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
             Err(Error::new(format!("make the directory {}", path.display())).call("mkdir", errno(&error)))
         }
-        _ => Ok(()),
+        made => Ok(made.is_ok() && !there),
     }
+}
+
+/// A restore opens the images from inside the user namespace: its root's group may enter the directory that was made for them,
+/// and nobody else. False: there is no user namespace, or the directory is the caller's own.
+fn let_in(path: &Path, made: bool, pid: i32) -> Result<bool> {
+    let map = std::fs::read_to_string(format!("/proc/{pid}/gid_map")).unwrap_or_default();
+    let zero = |line: &str| {
+        let mut fields = line.split_whitespace();
+        (fields.next()? == "0").then(|| fields.next()?.parse::<u32>().ok()).flatten()
+    };
+    let Some(group) = map.lines().find_map(zero).filter(|group| made && *group != 0) else { return Ok(false) };
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o710);
+    let owned = std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| std::fs::set_permissions(path, mode));
+    owned.map(|()| true).map_err(|error| {
+        let failed = format!("let group {group} of the user namespace enter {}", path.display());
+        Error::new(failed).call("chown", errno(&error))
+    })
 }
 
 fn open(path: &Path) -> Result<OwnedFd> {
@@ -199,7 +219,8 @@ pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
             .hint("criu does not know them: a container that it restores would be free of them"));
     }
     let common = &options.common;
-    make(&common.images, true)?;
+    let made = make(&common.images, true)?;
+    let entered = let_in(&common.images, made, state.pid)?;
     if let Some(parent) = &options.parent {
         check_parent(&common.images, parent)?;
     }
@@ -209,13 +230,16 @@ pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
     let process = state.process()?.ok_or_else(|| Error::new("the container has stopped"))?;
     namespaces(&plan, state, &mut message)?;
     if let Some(cgroup) = state.open_cgroup()? {
+        all_are_its_own(&cgroup, state.pid)?;
         message.text(opts::FREEZE_CGROUP, cgroup.path().as_os_str().as_bytes());
     }
     if !options.pre_dump {
         mounts(&plan, state, &mut message)?;
         descriptors(state, &directories, &mut message)?;
     }
-    let criu = Criu::start(&common.program, &Place::default())?;
+    // As criu means its files to be, whatever the caller's mask.
+    let place = Place { umask: entered.then_some(0o022), ..Place::default() };
+    let criu = Criu::start(&common.program, &place)?;
     let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
     if options.pre_dump {
         criu.need(Feature::MemoryTracking, "--pre-dump")?;
@@ -235,6 +259,29 @@ pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
         Ok(())
     })?;
     drop(process);
+    Ok(())
+}
+
+/// criu dumps a process and its descendants, and takes another one in their cgroup for an error, without a word of what it is.
+fn all_are_its_own(cgroup: &Cgroup, first: i32) -> Result<()> {
+    let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    // The name is in parentheses and may hold any character; the parent is the second field after it (proc(5)).
+    let parent = |stat: String| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok();
+    for pid in cgroup.processes()? {
+        let Some(own) = stat(pid) else { continue };
+        let mut ancestor = pid;
+        while ancestor != first && ancestor > 1 {
+            ancestor = stat(ancestor).and_then(parent).unwrap_or(0);
+        }
+        // What has ended meanwhile stands in nobody's way.
+        if ancestor != first && stat(pid).is_some() {
+            let name = own.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("?", |(name, _)| name);
+            return Err(Error::new(format!(
+                "process {pid} ({name}) is not among the descendants of the container's first process: it was put into the container by exec"
+            ))
+            .hint("criu can't dump it; let it end before"));
+        }
+    }
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use crate::criu::wire::Message;
 use crate::criu::{Criu, Place, Root};
 use crate::error::{Error, Result};
 use crate::foreground;
+use crate::notify::{self, Notify};
 use crate::plan::op::{Op, Request, Slot};
 use crate::plan::{self, HostFacts, Options, Plan, state_json};
 use crate::resctrl;
@@ -89,6 +90,7 @@ impl Making<'_> {
             Some(Errno::ENOENT) => error.hint("--image-path names the directory that checkpoint has written"),
             _ => error,
         })?;
+        self.can_enter(&directories, &common.images)?;
         let streams = streams(&directories)?;
         let mut warnings = self.plan.warnings.clone();
         let Undo { dir, cgroup, unit, devices, resctrl, notify, .. } = undo;
@@ -96,7 +98,7 @@ impl Making<'_> {
         let mut state = first_state(self.bundle, self.plan, self.facts, self.options)?;
         dir.write_config(&self.bundle.config)?;
         dir.write(&state)?;
-        *notify = make_notify(dir, self.options)?;
+        *notify = make_notify(dir, self.options)?.map(Notify::of_restored);
         let rdt = self.plan.intel_rdt.as_ref();
         let claimed = rdt.map(|rdt| claim_resctrl(rdt, self.facts, dir, &mut state)).transpose()?;
         *resctrl = claimed.as_ref().map(|claimed| claimed.group.clone());
@@ -104,6 +106,12 @@ impl Making<'_> {
 
         let mut place = Place { streams: !self.plan.terminal, ..Place::default() };
         let mut own = Message::default();
+        if self.options.notify.is_none() {
+            // The image may have the directory of a NOTIFY_SOCKET, and here nobody wants to hear of it: it stays empty.
+            notify::make_directory(dir)?;
+            let source = dir.path().join(notify::NAME);
+            own.message(opts::EXT_MNT, &rpc::pair(notify::DIRECTORY, source.as_os_str().as_bytes()));
+        }
         self.mounts(&mut own)?;
         self.namespaces(&mut place, &mut own)?;
         let outside = |name: &str| name.contains("pipe:") || name.starts_with(FILE);
@@ -159,6 +167,29 @@ impl Making<'_> {
             Some(_) => Ok((state, warnings)),
             None => Err(Error::new("criu has not said which process it has restored")),
         }
+    }
+
+    /// The processes open the images themselves, in their user namespace.
+    fn can_enter(&self, directories: &Directories, path: &std::path::Path) -> Result<()> {
+        let Some(userns) = &self.plan.userns else { return Ok(()) };
+        let zero = |maps: &[plan::IdMap]| maps.iter().find(|map| map.container == 0).map(|map| map.host);
+        let (uid, gid) = (zero(&userns.uids), zero(&userns.gids));
+        let stat = sys::fstat(directories.images.as_fd())
+            .map_err(|errno| Error::new(format!("look at {}", path.display())).call("fstat", errno))?;
+        let needed = match (uid == Some(stat.st_uid), gid == Some(stat.st_gid)) {
+            (true, _) => libc::S_IXUSR,
+            (false, true) => libc::S_IXGRP,
+            (false, false) => libc::S_IXOTH,
+        };
+        if stat.st_mode & needed != 0 {
+            return Ok(());
+        }
+        let gid = gid.unwrap_or_default();
+        Err(Error::new(format!("root of the user namespace can't enter the image directory {}", path.display()))
+            .at("/linux/gidMappings")
+            .hint(format!(
+                "checkpoint makes it so; for a copy: chgrp {gid} and chmod 710 the directory, 644 its files"
+            )))
     }
 
     /// Makes the places for mounts, and tells criu where the external ones come from.
