@@ -203,7 +203,7 @@ fn bind_mounts_are_made_again_from_their_sources() {
     fs::create_dir(bundle.rootfs("/real")).expect("mkdir");
     std::os::unix::fs::symlink("/real", bundle.rootfs("/link")).expect("symlink");
     let bind = |source: &str, target: &str| json!({ "type": "bind", "source": bundle.dir.join(source), "destination": target, "options": ["bind", "ro"] });
-    let mounts = [bind("outer", "/link"), bind("inner", "/data")];
+    let mounts = [bind("outer/.", "/link"), bind("inner/", "/data")];
     let bundle = bundle.edit(|config| config["mounts"].as_array_mut().expect("mounts").extend(mounts));
     run(&bundle, &[]);
     checkpoint(&bundle, &[]).well();

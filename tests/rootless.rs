@@ -1,5 +1,8 @@
 //! The runtime in the hands of a user without any right: here one that no name belongs to.
 
+#[allow(dead_code)] // another one is for others
+#[path = "common/caller.rs"]
+mod caller;
 mod common;
 
 use std::fs;
@@ -130,21 +133,85 @@ fn its_containers_are_in_its_runtime_directory() {
     assert!(!mine.runtime.join("orlop").join(&mine.bundle.id).exists());
 }
 
-/// What root's runtime would open for it is not opened for a user who has no right to it.
-/// Nobody inside may look into it before its execve, and without a right over the host the user's own exec may not either.
+/// Prints which ways into the first process of the container are open to who runs it: its memory, its environment, its files
+/// and its program, and ptrace(2) itself.
+const WAYS: &str = "(exec 3</proc/1/mem) && echo mem; (exec 3</proc/1/auxv && cat <&3 >/dev/null) && echo auxv; \
+    cat /proc/1/environ >/dev/null && echo environ; readlink /proc/1/fd/0 && echo fd; readlink /proc/1/exe && echo exe; \
+    (exec 3</proc/1/ns/mnt) && echo ns; /seize && echo ptrace; :";
+
+/// The user's exec enters a container that waits for its start, and what it executes there can't look into the runtime's
+/// process, although it is of the same user and has every capability of the configuration.
 #[test]
-fn a_process_that_waits_for_start_can_not_be_traced() {
+fn exec_enters_a_container_that_waits_and_sees_nothing_of_the_runtime() {
     let mine = Mine::new(&["sleep", "1000"]);
+    // ptrace(PTRACE_SEIZE, 1, 0, 0)
+    mine.bundle.program("/seize", caller::caller_with(libc::SYS_ptrace as u32, 0x4206, 1));
     outcome(mine.making("create", &[])).well();
-    mine.on("exec", &["true"]).fails("setns");
+    let said = mine.on("exec", &["sh", "-c", WAYS]);
+    assert_eq!(said.well(), "", "{}", said.stderr());
+    // Nor one with all capabilities but that one.
+    let others = caps::all().into_iter().filter(|cap| *cap != caps::Capability::CAP_SYS_PTRACE);
+    let mut command = mine.command(&["exec"]);
+    for capability in others {
+        command.args(["--cap", &capability.to_string()]);
+    }
+    command.args([&mine.bundle.id, "sh", "-c", WAYS]);
+    let said = outcome(command);
+    assert_eq!(said.well(), "", "{}", said.stderr());
+    let command = mine.command(&["exec", "--cap", "CAP_SYS_PTRACE", &mine.bundle.id, "true"]);
+    outcome(command).fails("CAP_SYS_PTRACE can't enter a container that waits for its start");
+
+    // Then it is the container's own program, and holds no more than any other there.
+    mine.on("start", &[]).well();
+    common::wait(|| mine.on("exec", &["cat", "/proc/1/comm"]).well() == "sleep");
+    let state: Value = serde_json::from_str(&mine.on("state", &[]).well()).expect("JSON");
+    let pid = state["pid"].as_u64().expect("a pid") as u32;
+    assert_eq!(common::proc_status(pid, "CapPrm"), common::proc_status(pid, "CapBnd"));
+    let said = mine.on("exec", &["sh", "-c", WAYS]).well();
+    // Where Yama lets only descendants be traced these two show nothing.
+    let limited = value("/proc/sys/kernel/yama/ptrace_scope").is_ok_and(|scope| scope != "0");
+    let ways = ["auxv", "environ", "fd", "exe", "ns", "mem", "ptrace"];
+    for way in &ways[..if limited { 5 } else { 7 }] {
+        assert!(said.lines().any(|line| line == *way), "no {way}, so this shows nothing: {said}");
+    }
+}
+
+/// With CAP_SYS_PTRACE in the container nothing would hold its processes back, so that the owner can't look either.
+#[test]
+fn a_process_that_waits_for_start_can_not_be_traced_where_the_container_may_trace() {
+    let mine = Mine::new(&["sleep", "1000"]).edit(|config| {
+        config["process"]["capabilities"]["bounding"].as_array_mut().expect("a set").push(json!("CAP_SYS_PTRACE"));
+    });
+    outcome(mine.making("create", &[])).well();
+    mine.on("exec", &["true"]).fails("CAP_SYS_PTRACE can't enter a container that waits for its start");
     let state: Value = serde_json::from_str(&mine.on("state", &[]).well()).expect("JSON");
     let memory = format!("/proc/{}/mem", state["pid"]);
-    let ids = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()];
-    let mut command = Command::new("setpriv");
-    command.args(ids).args(["sh", "-c", "exec 3<\"$0\"", &memory]);
-    outcome(command).fails("ermission denied");
+    outcome(mine.program(&["sh", "-c", "exec 3<\"$0\"", &memory])).fails("ermission denied");
     mine.on("start", &[]).well();
     assert_eq!(mine.on("exec", &["cat", "/proc/1/comm"]).well(), "sleep");
+}
+
+#[test]
+fn the_agent_gets_the_listener_of_a_users_container() {
+    for no_new_privileges in [false, true] {
+        let mine = Mine::new(&["mkdir", "/tmp/made"]);
+        let path = mine.bundle.dir.join("agent.sock");
+        let agent = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("chmod");
+        let mine = mine.edit(|config| {
+            config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            config["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "listenerPath": path,
+                "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }],
+            });
+        });
+        let run = begin(mine.making("run", &[]));
+        let (_, listener) = common::message(&agent.accept().expect("accept").0);
+        // Without a listener the call fails with ENOSYS.
+        drop(listener);
+        run.end().fails("Function not implemented");
+    }
 }
 
 #[test]

@@ -532,6 +532,18 @@ fn limits_are_properties_and_outlast_a_reload() {
 
 #[test]
 #[ignore = "needs systemd, which its machine has"]
+fn a_frozen_cgroup_of_the_scopes_name_is_refused() {
+    let bundle = named(Bundle::sleeper());
+    let scope = PathBuf::from(format!("/sys/fs/cgroup/t.slice/t-a.slice/orlop-{}.scope", bundle.id));
+    fs::create_dir_all(&scope).expect("mkdir");
+    fs::write(scope.join("cgroup.freeze"), "1").expect("freeze");
+    outcome(run(&bundle)).fails("container's cgroup unexpectedly frozen");
+    nothing_left(&bundle);
+    assert!(!scope.exists());
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
 fn a_restored_container_has_a_scope_with_its_limits_again() {
     let bundle = limited();
     // criu can't dump what a test has for output.

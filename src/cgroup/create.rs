@@ -11,6 +11,7 @@ use oci_spec::runtime::LinuxMemory;
 
 use crate::error::{Error, Result};
 
+use super::control::Events;
 use super::enable::enable;
 use super::file;
 use super::{Hierarchy, Refused, Wanted, Write};
@@ -84,13 +85,14 @@ impl Cgroup {
     /// controllers on the way to it as [`create`](Self::create) does.
     ///
     /// # Errors
-    /// There is no such cgroup; a wanted controller, as there.
+    /// There is no such cgroup; it is frozen; a wanted controller, as there.
     pub fn adopt(hierarchy: &Hierarchy, path: &str, wanted: &[Wanted]) -> Result<Cgroup> {
         let root = open_root(&hierarchy.root)?;
         let pair = open_pair(root.as_fd(), path)
             .map_err(|errno| Error::new(format!("open cgroup {path}")).call(format!("openat2({path:?})"), errno))?;
         // It was made for this container, and ends with it.
         let cgroup = Self::new(hierarchy, path, pair, vec![path.trim_matches('/').to_owned()]);
+        cgroup.refuse_frozen(cgroup.events()?)?;
         enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)?;
         Ok(cgroup)
     }
@@ -140,13 +142,18 @@ impl Cgroup {
             return Err(Error::new(format!("container's cgroup is not empty: {count} process(es) found"))
                 .hint(format!("see {}/cgroup.procs, or choose another linux.cgroupsPath", self.path.display())));
         }
-        if events.frozen {
-            return Err(Error::new("container's cgroup unexpectedly frozen").hint(format!(
+        self.refuse_frozen(events)
+    }
+
+    /// What is born in it would never come to its execve.
+    fn refuse_frozen(&self, events: Events) -> Result<()> {
+        match events.frozen || file::read(self.fd(), "cgroup.freeze").is_ok_and(|text| text.trim() == "1") {
+            true => Err(Error::new("container's cgroup unexpectedly frozen").hint(format!(
                 "write 0 to cgroup.freeze of {} or of the one above that is frozen",
                 self.path.display()
-            )));
+            ))),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The directory as an O_PATH descriptor, close-on-exec: what CLONE_INTO_CGROUP takes.

@@ -188,6 +188,7 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::Await(request) => request_and_wait(state, *request),
         Op::BecomeRoot => credentials::become_root(),
         Op::ClearDumpable => creds::prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop).named("prctl(PR_SET_DUMPABLE)"),
+        Op::SetDumpable => creds::prctl(libc::PR_SET_DUMPABLE, 1, 0).map(drop).named("prctl(PR_SET_DUMPABLE)"),
         Op::SessionKeyring { name } => session_keyring(name),
         Op::LoopbackUp => sys_process::loopback_up().named("ioctl(SIOCSIFFLAGS)"),
         Op::OomScoreAdj { value } => oom_score_adj(state, *value),

@@ -83,7 +83,8 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let preserve_fds = preserved(args.preserve_fds)?;
     let dir = global.store().open(&args.id)?;
     let state = dir.read()?;
-    enterable(args, &state, state.status(&dir)?)?;
+    let status = state.status(&dir)?;
+    enterable(args, &state, status)?;
     let spec = dir.config(&state.bundle)?.spec;
     let process = process(args, &spec)?;
     let cgroup = sub_cgroup(&args.cgroup)?;
@@ -94,6 +95,14 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
             error.at(format!("/process{below}"))
         },
     )?;
+    // It could look into the process that waits, which holds what the container shall not.
+    if status == Status::Created && facts.ordinary() && plan::may_trace(&process)? {
+        anyhow::bail!(
+            Error::new("a process with CAP_SYS_PTRACE can't enter a container that waits for its start")
+                .at("/process/capabilities")
+                .hint("start it before, or leave the capability away")
+        );
+    }
     let options = Options { id: args.id.clone(), preserve_fds, ..Options::default() };
     let plan = plan::exec(&spec, &state.bundle, &process, &facts, &options)?;
     super::log::debug(global, || plan::show::as_text(&plan));

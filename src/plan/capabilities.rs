@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::sys::creds::CapSets;
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_SYS_PTRACE: u64 = 1 << 19;
 
 /// The number of a capability as the kernel counts them.
 fn bit(capability: oci_spec::runtime::Capability, from: &str) -> Result<u64> {
@@ -46,7 +47,24 @@ pub fn capability_sets(process: &Process) -> Result<crate::audit::Sets> {
     Ok(crate::audit::Sets { bounding, effective, permitted, inheritable, ambient: ambient & permitted & inheritable })
 }
 
-pub(super) fn plan(process: &Process, facts: &HostFacts, seccomp: Option<&SeccompOp>, child: &mut Steps) -> Result<()> {
+/// Has the process CAP_SYS_PTRACE, or can it give it to a program that it executes?
+///
+/// # Errors
+/// A capability that this library does not know.
+pub fn may_trace(process: &Process) -> Result<bool> {
+    let (CapSets { effective, permitted, inheritable }, bounding, ambient) = sets(process)?;
+    Ok((effective | permitted | inheritable | bounding | ambient) & CAP_SYS_PTRACE != 0)
+}
+
+/// `guarded`: until its execve the process holds CAP_SYS_PTRACE, so that nobody without it may look into it (ptrace(2),
+/// Ptrace access mode checking).
+pub(super) fn plan(
+    process: &Process,
+    facts: &HostFacts,
+    seccomp: Option<&SeccompOp>,
+    guarded: bool,
+    child: &mut Steps,
+) -> Result<()> {
     let (sets, bounding, ambient) = sets(process)?;
     // The kernel raises only what is both permitted and inheritable; runc leaves the rest out as well.
     let ambient = ambient & sets.permitted & sets.inheritable;
@@ -55,6 +73,7 @@ pub(super) fn plan(process: &Process, facts: &HostFacts, seccomp: Option<&Seccom
         Some(filter) if filter.when == SeccompWhen::WithSysAdmin => CAP_SYS_ADMIN,
         _ => 0,
     };
+    let extra = if guarded { extra | CAP_SYS_PTRACE } else { extra };
     child.push(
         Op::BoundingSet { keep: bounding & known, last: facts.last_capability },
         "/process/capabilities/bounding",

@@ -1,6 +1,8 @@
 //! What checkpoint and restore need of a plan: the mounts that come from outside, and the places for them.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use super::op::{Op, Pointer, Request, Source, Step};
 use super::{Plan, Tree};
@@ -36,9 +38,15 @@ pub fn externals(plan: &Plan) -> Result<Vec<External>> {
             Op::Mask { path, .. } => (path, NULL.to_owned(), true),
             _ => continue,
         };
-        externals.push(External { target: target.clone(), source, only_file });
+        externals.push(External { target: target.clone(), source: plain(&source), only_file });
     }
     Ok(externals)
+}
+
+/// The path without `.` and without slashes at its end, which criu makes a file name of.
+fn plain(path: &CStr) -> CString {
+    let plain: PathBuf = Path::new(OsStr::from_bytes(path.to_bytes())).components().collect();
+    CString::new(plain.into_os_string().into_vec()).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The host's path that is bound.

@@ -82,6 +82,7 @@ impl Hooks {
         &self,
         process: &Process,
         filter: Option<&SeccompOp>,
+        guarded: bool,
         child: &mut Steps,
     ) -> Result<()> {
         let mut filter = filter.cloned();
@@ -90,7 +91,7 @@ impl Hooks {
             filter.flags &= !(LISTENER as u32);
         }
         let kept = filter.as_ref().is_some_and(|filter| filter.when == SeccompWhen::WithSysAdmin);
-        let left = if kept { Some(capabilities::sets(process)?.0) } else { None };
+        let left = if kept || guarded { Some(capabilities::sets(process)?.0) } else { None };
         let open_files = process::open_files_limit(process);
         for hook in &self.start_container {
             push(Hook { seccomp: filter.clone(), capabilities: left, open_files, ..hook.clone() }, child);

@@ -32,7 +32,7 @@ pub(crate) mod sched;
 mod seccomp;
 pub mod show;
 
-pub use capabilities::capability_sets;
+pub use capabilities::{capability_sets, may_trace};
 pub use checkpoint::{External, NULL, externals, mount_points};
 pub use hooks::{list as hook_list, state_json};
 pub use intel_rdt::{IntelRdt, plan as intel_rdt, schemata};
@@ -224,12 +224,18 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     root::finish(spec, has_mount_namespace, &mut child)?;
     process::session(process, &mut child);
     process::rlimits(process, !namespaces.in_userns(), &mut child);
-    let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
+    // What root may do by its rights over the host, an ordinary user may do as the owner of the user namespace, if the process
+    // is dumpable: enter it while it waits, and fetch the listener of its filter.
+    let guarded = facts.ordinary() && namespaces.all_its_own() && !may_trace(process)?;
+    let seccomp = hand_over(spec, process, facts, options, guarded, &mut warnings, &mut child)?;
     if !options.run {
         child.push(Op::AwaitStart, "");
+        if guarded {
+            child.push(Op::ClearDumpable, "");
+        }
     }
-    hooks.start_container(process, seccomp.as_ref(), &mut child)?;
-    finish(process, seccomp, &notify::variables(options), &mut child)?;
+    hooks.start_container(process, seccomp.as_ref(), guarded, &mut child)?;
+    finish(process, seccomp, guarded, &notify::variables(options), &mut child)?;
 
     Ok(Plan {
         resources,
@@ -284,8 +290,8 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     process::session(process, &mut child);
     process::rlimits(process, !namespaces.has(LinuxNamespaceType::User), &mut child);
     sched::final_cpus(process, &mut child)?;
-    let seccomp = hand_over(spec, process, facts, options, &mut warnings, &mut child)?;
-    finish(process, seccomp, &[], &mut child)?;
+    let seccomp = hand_over(spec, process, facts, options, false, &mut warnings, &mut child)?;
+    finish(process, seccomp, false, &[], &mut child)?;
     Ok(Plan {
         resources: None,
         intel_rdt: None,
@@ -312,6 +318,7 @@ fn hand_over(
     process: &Process,
     facts: &HostFacts,
     options: &Options,
+    guarded: bool,
     warnings: &mut Vec<String>,
     child: &mut Steps,
 ) -> Result<Option<op::SeccompOp>> {
@@ -319,12 +326,15 @@ fn hand_over(
     landlock::plan(spec, process, facts, warnings, child)?;
     process::label(process, child)?;
     let seccomp = seccomp::plan(spec, process, warnings)?;
-    credentials(process, facts, seccomp.as_ref(), child)?;
+    credentials(process, facts, seccomp.as_ref(), guarded, child)?;
     process::program(process, child)?;
     landlock::restrict(spec, child);
     // Before the runtime hears of it: once it has answered it may be gone, and that must not end the container.
     child.push(Op::OutliveParent, "");
     child.push(Op::CloseDescriptors { from: 3 + options.preserve_fds }, "");
+    if guarded && !options.run {
+        child.push(Op::SetDumpable, "");
+    }
     child.push(Op::Await(Request::Ready), "");
     Ok(seccomp)
 }
@@ -336,23 +346,33 @@ fn begin(steps: &mut Steps) {
 }
 
 /// no_new_privs, bounding set, ids, capabilities: in this order, since each takes away what the one before needed.
-fn credentials(process: &Process, facts: &HostFacts, seccomp: Option<&op::SeccompOp>, child: &mut Steps) -> Result<()> {
+fn credentials(
+    process: &Process,
+    facts: &HostFacts,
+    seccomp: Option<&op::SeccompOp>,
+    guarded: bool,
+    child: &mut Steps,
+) -> Result<()> {
     process::cwd(process, false, child)?;
     if process.no_new_privileges() == Some(true) {
         child.push(Op::NoNewPrivileges, "/process/noNewPrivileges");
     }
-    capabilities::plan(process, facts, seccomp, child)
+    capabilities::plan(process, facts, seccomp, guarded, child)
 }
 
 /// From `start` on: only the limit of open files, the filter and the execve are left.
 fn finish(
     process: &Process,
     seccomp: Option<op::SeccompOp>,
+    guarded: bool,
     variables: &[(&str, String)],
     child: &mut Steps,
 ) -> Result<()> {
     process::open_files(process, child);
     if let Some(filter) = seccomp {
+        if guarded && filter.notify {
+            child.push(Op::SetDumpable, "/linux/seccomp");
+        }
         child.push(Op::Seccomp(Box::new(filter)), "/linux/seccomp");
     }
     process::exec(process, variables, child)

@@ -96,6 +96,11 @@ impl Namespaces {
         self.userns.is_some()
     }
 
+    /// The caller owns its user namespace, and its process is the first one of its pid namespace.
+    pub(super) fn all_its_own(&self) -> bool {
+        self.new_user() && self.made(Kind::Pid).is_some() && !self.needs_stage()
+    }
+
     fn joins_user(&self) -> bool {
         self.joined.iter().any(|joined| joined.flag == libc::CLONE_NEWUSER)
     }

@@ -182,6 +182,9 @@ pub enum Op {
     BecomeRoot,
     /// `PR_SET_DUMPABLE` 0: nobody in the container may look into the process before its execve.
     ClearDumpable,
+    /// `PR_SET_DUMPABLE` 1: the owner of the user namespace may look into the process. Nobody in the container may, who would
+    /// need the CAP_SYS_PTRACE that the process holds and no set of the configuration gives.
+    SetDumpable,
     /// A session keyring of the container's own.
     SessionKeyring { name: CString },
     /// The loopback interface up.

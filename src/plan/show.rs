@@ -122,6 +122,7 @@ impl Display for Op {
             Op::Await(Request::NetDevices) => f.write_str("wait until the runtime has moved the network devices"),
             Op::BecomeRoot => f.write_str("become uid 0 and gid 0 of the user namespace"),
             Op::ClearDumpable => f.write_str("clear the dumpable flag"),
+            Op::SetDumpable => f.write_str("set the dumpable flag: the owner of the user namespace may look"),
             Op::SessionKeyring { name } => write!(f, "join a new session keyring {}", text(name)),
             Op::LoopbackUp => f.write_str("bring lo up"),
             Op::OomScoreAdj { value } => write!(f, "write oom_score_adj {value}"),

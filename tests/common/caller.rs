@@ -2,9 +2,17 @@
 
 /// A static x86-64 program that makes one system call with all arguments 0, and exits with its errno (0: it worked).
 pub fn caller(number: u32) -> Vec<u8> {
+    caller_with(number, 0, 0)
+}
+
+/// The same with the first two arguments.
+pub fn caller_with(number: u32, first: u32, second: u32) -> Vec<u8> {
     let mut code: Vec<u8> = Vec::new();
-    // xor edi,edi; xor esi,esi; xor edx,edx; xor r10d,r10d; xor r8d,r8d
-    code.extend([0x31, 0xff, 0x31, 0xf6, 0x31, 0xd2, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0]);
+    for (mov, value) in [(0xbf, first), (0xbe, second)] {
+        code.push(mov); // mov edi and esi
+        code.extend(value.to_le_bytes());
+    }
+    code.extend([0x31, 0xd2, 0x45, 0x31, 0xd2, 0x45, 0x31, 0xc0]); // xor edx,edx; xor r10d,r10d; xor r8d,r8d
     code.push(0xb8); // mov eax, number
     code.extend(number.to_le_bytes());
     code.extend([0x0f, 0x05]); // syscall
