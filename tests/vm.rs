@@ -1,7 +1,7 @@
 //! Every integration test once more, as `vm::BINARY::TEST`, in a virtual machine with nothing but cgroup v2 and each of its
 //! controllers, those included that are `#[ignore]`d natively for want of one.
 //!
-//! The tests of the systemd driver run in a machine of their own, whose first process is systemd.
+//! The tests of the systemd driver, and of units, run in a machine of their own, whose first process is systemd.
 //!
 //! One machine serves one run: the first case boots it by `tests/vm/boot`, each case leaves a request in its queue and waits
 //! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
@@ -42,7 +42,7 @@ const NATIVE_ONLY: &[&str] = &[
     "spec",
 ];
 /// Those that get the machine with systemd.
-const SYSTEMD: &[&str] = &["systemd"];
+const SYSTEMD: &[&str] = &["systemd", "units"];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
 /// The guest kills a test after 300 s.

@@ -1,0 +1,107 @@
+//! The units and commands of docs/systemd.md, in the machine with systemd.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{ORLOP, alive, cgroup_of, outcome, wait};
+
+const PAGE: &str = include_str!("../docs/systemd.md");
+
+/// A block of the page, and the file that it is, if the line above it names one.
+struct Block<'a> {
+    file: Option<&'a str>,
+    language: &'a str,
+    text: &'a str,
+}
+
+fn blocks(page: &str) -> Vec<Block<'_>> {
+    let parts: Vec<&str> = page.split("```").collect();
+    parts
+        .chunks_exact(2)
+        .map(|pair| {
+            let (language, text) = pair[1].split_once('\n').expect("a language");
+            let above = pair[0].trim_end().lines().last().unwrap_or_default();
+            let file = above.strip_prefix('`').and_then(|rest| rest.strip_suffix("`:"));
+            Block { file, language, text }
+        })
+        .collect()
+}
+
+/// Writes the files of a part of the page, runs its commands as one script, and looks for each text that it shows.
+fn follow(part: &str, home: &str, runner: &[&str]) {
+    let blocks = blocks(part);
+    for block in &blocks {
+        if let Some(file) = block.file {
+            let path = file.replace('~', home);
+            fs::create_dir_all(Path::new(&path).parent().expect("a directory")).expect(file);
+            fs::write(path, block.text).expect(file);
+        }
+    }
+    let of = |language| blocks.iter().filter(move |block| block.file.is_none() && block.language == language);
+    let script: String = of("sh").map(|block| block.text).collect();
+    let mut command = Command::new(runner[0]);
+    command.args(&runner[1..]).args(["sh", "-euc", &script]).env("HOME", home).stdin(Stdio::null());
+    let done = outcome(command);
+    let said = format!("{}{}", done.stdout(), done.stderr());
+    let (texts, failed) = (of("text").map(|block| block.text), done.code != Some(0));
+    let missing: Vec<_> = texts.filter(|text| !said.contains(text)).collect();
+    assert!(!failed && missing.is_empty(), "exit status {:?}, without {missing:?}: {said}", done.code);
+}
+
+fn systemctl(args: &[&str]) -> String {
+    let mut command = Command::new("systemctl");
+    command.args(args);
+    outcome(command).well()
+}
+
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn units_and_commands_of_systemd_md_do_what_it_says() {
+    // What an attempt that failed has left.
+    let _ = Command::new("systemctl").args(["stop", "hello", "own", "words.socket", "words"]).output();
+    for directory in ["/var/lib/hello", "/home/user/mine"] {
+        let _ = fs::remove_dir_all(directory);
+    }
+    fs::copy(ORLOP, "/usr/local/bin/orlop").expect("install");
+    let (machine, user) = PAGE.split_once("## As an ordinary user").expect("two parts");
+    follow(machine, "/root", &["env"]);
+    let left = || fs::read_dir("/run/orlop").is_ok_and(|mut list| list.next().is_some());
+    assert!(!left());
+
+    // What ends the container when orlop can't.
+    systemctl(&["start", "hello"]);
+    let pid = systemctl(&["show", "hello", "--property", "MainPID", "--value"]);
+    let mut command = Command::new("orlop");
+    command.args(["state", "hello"]);
+    let state: serde_json::Value = serde_json::from_str(&outcome(command).well()).expect("JSON");
+    let program = state["pid"].as_u64().expect("a pid") as u32;
+    assert_ne!(pid, program.to_string());
+    let scope = cgroup_of(program);
+    systemctl(&["kill", "--kill-who", "main", "--signal", "KILL", "hello"]);
+    wait(|| !alive(program) && !left());
+    assert!(!scope.exists());
+
+    // What systemd's journal doubts.
+    systemctl(&["start", "own"]);
+    let mut command = Command::new("orlop");
+    command.args(["kill", "own"]);
+    outcome(command).well();
+    wait(|| systemctl(&["show", "own", "--property", "ActiveState"]) == "ActiveState=inactive");
+    assert!(!left());
+
+    let mut command = Command::new("loginctl");
+    command.args(["enable-linger", "user"]);
+    outcome(command).well();
+    systemctl(&["start", "user@1000.service"]);
+    let home = Path::new("/home/user");
+    for directory in ["", ".config", ".config/systemd", ".config/systemd/user"] {
+        fs::create_dir_all(home.join(directory)).expect("the user's directory");
+        chown(home.join(directory), Some(1000), Some(1000)).expect("chown");
+    }
+    let run = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "env", "XDG_RUNTIME_DIR=/run/user/1000"];
+    follow(user, "/home/user", &run);
+}
