@@ -138,3 +138,20 @@ fn the_commands_of_hardening_md_say_what_it_shows() {
     assert_eq!(shown.len(), 1);
     assert!(said.contains(shown[0]), "{} is not in {said}", shown[0]);
 }
+
+#[test]
+fn links_between_pages_lead_to_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directories = ["", "docs", "docs/decisions", "docs/engines", "seccomp-profiles"];
+    let files = directories.iter().flat_map(|directory| fs::read_dir(root.join(directory)).expect(directory));
+    let pages: Vec<_> =
+        files.map(|file| file.expect("a file").path()).filter(|path| path.extension() == Some("md".as_ref())).collect();
+    assert!(pages.len() > 20, "{pages:?}");
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("a page");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+        for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
+            assert!(page.with_file_name(target).exists(), "{}: {target}", page.display());
+        }
+    }
+}

@@ -1,9 +1,9 @@
-# buildah with orlop as docs/engines.md has it.
+# buildah with orlop as docs/engines/buildah.md has it.
 load common
 
 setup_file() {
     image
-    shown /etc/containers/containers.conf
+    shown podman /etc/containers/containers.conf
     export BUILDAH_RUNTIME=/usr/local/bin/orlop BUILDAH_ISOLATION=oci
 }
 
@@ -12,7 +12,7 @@ setup() {
     buildah copy "$c" "$BATS_FILE_TMPDIR/image" / >/dev/null
 }
 
-@test "the commands of docs/engines.md" {
+@test "the commands of docs/engines/buildah.md" {
     buildah commit --quiet "$c" localhost/busybox
     commands buildah
 }

@@ -3,27 +3,28 @@
 # this run's own, and ends with it.
 bats_require_minimum_version 1.5.0
 
-# The page as it is, or with systemd in the place of cgroupfs (`machine`).
+# page NAME: docs/engines/NAME.md as it is, or with systemd in the place of cgroupfs (`machine`).
 MANAGER=${MANAGER:-cgroupfs}
-page() { sed "s/cgroupfs/$MANAGER/g" "${BASH_SOURCE[0]%/*}/../../docs/engines.md"; }
-
-# shown FILE: what docs/engines.md says to write into FILE, there. So its configurations are those that the tests run with.
-shown() {
-    mkdir -p "${1%/*}"
-    page | awk -v head="\`$1\`:" '
-        $0 == head { found = 1 }
-        found && /^```/ { if (inside) exit; inside = 1; next }
-        inside' >"$1"
-    test -s "$1"
+page() {
+    sed -e "s/cgroupfs/$MANAGER/g" -e "/^SystemdCgroup/s/=.*/= $([ $MANAGER = systemd ] && echo true || echo false)/" \
+        "${BASH_SOURCE[0]%/*}/../../docs/engines/$1.md"
 }
 
-# commands SECTION: runs the sh blocks of the page's section as one script, and looks for each of its text blocks in what
-# that prints.
+# shown NAME FILE: what the page says to write into FILE, there. So its configurations are those that the tests run with.
+shown() {
+    mkdir -p "${2%/*}"
+    page "$1" | awk -v head="\`$2\`:" '
+        $0 == head { found = 1 }
+        found && /^```/ { if (inside) exit; inside = 1; next }
+        inside' >"$2"
+    test -s "$2"
+}
+
+# commands NAME: runs the sh blocks of the page as one script, and looks for each of its text blocks in what that prints.
 commands() {
     local block=$BATS_TEST_TMPDIR/block
-    page | awk -v head="## $1" -v block="$block" '
-        /^## / { inside = $0 == head }
-        /^```/ { kind = inside && kind == "" ? substr($0, 4) : ""; if (kind == "text") number++; next }
+    page "$1" | awk -v block="$block" '
+        /^```/ { kind = kind == "" ? substr($0, 4) : ""; if (kind == "text") number++; next }
         kind == "sh" { print >(block ".sh") }
         kind == "text" { print >(block "." number ".text") }'
     run -0 bash -euc "$(cat "$block.sh")" </dev/null

@@ -1,6 +1,7 @@
 # containerd's limits and what it counts, which need the controllers of the machine.
 load common
 load ctr
+load cri
 
 @test "--memory-limit and --cpus; metrics, an exec, pause" {
     detached --memory-limit 67108864 --cpus 0.5 -- sleep 1000
@@ -14,7 +15,8 @@ load ctr
     run -0 ctr task exec --exec-id e c cat /proc/self/cgroup
     [ "$output" = "0::${cgroup#/sys/fs/cgroup}" ]
     run -0 ctr task metrics --format json c
-    [ "$(jq .memory.usage_limit <<<"$output")" = 67108864 ]
+    [ "$(jq -c '[.memory.usage_limit, .pids.current]' <<<"$output")" = "[67108864,1]" ]
+    [ "$(jq '.cpu.usage_usec > 0 and .memory.usage > 0' <<<"$output")" = true ]
     ctr task pause c
     frozen "$pid"
     ctr task resume c
@@ -25,10 +27,23 @@ load ctr
 }
 
 @test "more memory than there may be is an event" {
-    ctr events >"$BATS_TEST_TMPDIR/events" 3>&- &
-    events=$!
+    listen
     # the shim hears of it only once it has returned from start
     run -137 once --memory-limit 16777216 -- sh -c 'sleep 2; exec tail /dev/zero'
-    soon grep -q ' /tasks/oom {"container_id":"c"}' "$BATS_TEST_TMPDIR/events"
+    soon heard /tasks/oom '{"container_id":"c"}'
     kill "$events"
+}
+
+@test "a pod of Kubernetes has its cgroup, and a container its limit" {
+    pod orlop
+    container "$(number 4 67108864)" sleep 1000
+    cgroup=$(cgroup "$(orlop --root /run/containerd/runc/k8s.io state "$container" | jq .pid)")
+    case $MANAGER in
+    systemd) [ "$cgroup" = "/sys/fs/cgroup/kubepods.slice/cri-containerd-$container.scope" ] ;;
+    *) [ "$cgroup" = "/sys/fs/cgroup/kubepods/$container" ] ;;
+    esac
+    [ "$(cat "$cgroup/memory.max")" = 67108864 ]
+    cri StopPodSandbox "$(string 1 "$sandbox")"
+    cri RemovePodSandbox "$(string 1 "$sandbox")"
+    [ ! -e "$cgroup" ]
 }

@@ -4,11 +4,15 @@
 setup_file() {
     image
     archive
-    shown /etc/containerd/config.toml
+    shown containerd /etc/containerd/config.toml
+    grep -qw cpu /sys/fs/cgroup/cgroup.controllers ||
+        printf '[plugins."io.containerd.grpc.v1.cri"]\ndisable_cgroup = true\nrestrict_oom_score_adj = true\n' >>/etc/containerd/config.toml
     containerd >"$BATS_FILE_TMPDIR/containerd.log" 2>&1 3>&- &
     echo $! >"$BATS_FILE_TMPDIR/pid"
     soon ctr version >/dev/null
     ctr images import "$BATS_FILE_TMPDIR/archive.tar"
+    ctr --namespace k8s.io images import "$BATS_FILE_TMPDIR/archive.tar"
+    ctr --namespace k8s.io images tag localhost/busybox:latest registry.k8s.io/pause:3.6
 }
 
 # What docker save would have written.
@@ -17,7 +21,7 @@ archive() {
     mkdir "$dir"
     cp "$BATS_FILE_TMPDIR/image.tar" "$dir/layer.tar"
     digest=sha256:$(sha256sum <"$dir/layer.tar" | cut -d' ' -f1)
-    jq -n --arg digest "$digest" '{architecture: "amd64", os: "linux", config: {Cmd: ["sh"], Env: ["PATH=/bin"]},
+    jq -n --arg digest "$digest" '{architecture: "amd64", os: "linux", config: {Cmd: ["sleep", "1000"], Env: ["PATH=/bin"]},
         rootfs: {type: "layers", diff_ids: [$digest]}, history: [{created: "1970-01-01T00:00:00Z"}]}' >"$dir/config.json"
     jq -n '[{Config: "config.json", RepoTags: ["localhost/busybox:latest"], Layers: ["layer.tar"]}]' >"$dir/manifest.json"
     tar -C "$dir" -cf "$BATS_FILE_TMPDIR/archive.tar" .
@@ -37,6 +41,15 @@ ctr_run() {
 }
 status() { ctr task ls | awk '$1 == "c" { print $3 }'; }
 pid() { ctr task ls | awk '$1 == "c" { print $2 }'; }
+
+# listen: the events from here on are in the file $heard; ends with `kill $events`. heard TOPIC [PART]: was there one?
+listen() {
+    heard=$BATS_TEST_TMPDIR/events
+    ctr events >"$heard" 3>&- &
+    events=$!
+    soon eval 'ctr namespaces label default heard=$SECONDS.$RANDOM && heard /namespaces/update'
+}
+heard() { grep " $1 " "$heard" | grep -qF -e "${2:-$1}"; }
 
 teardown() {
     ctr task rm --force c >/dev/null 2>&1 || true

@@ -1,9 +1,25 @@
-# containerd, spoken to by ctr, with orlop as docs/engines.md has it.
+# containerd, spoken to by ctr, with orlop as docs/engines/containerd.md has it.
 load common
 load ctr
+load cri
 
-@test "the commands of docs/engines.md" {
+@test "the commands of docs/engines/containerd.md" {
     commands containerd
+}
+
+@test "a pod of Kubernetes" {
+    list() { orlop --root /run/containerd/runc/k8s.io list --format json; }
+    pod orlop
+    container "" sleep 1000
+    [ "$(list | jq -r '.[].id' | sort)" = "$(printf '%s\n' "$sandbox" "$container" | sort)" ]
+    [ "$(list | jq -r '.[].pid' | xargs -I{} readlink /proc/{}/ns/ipc | sort -u | wc -l)" = 1 ]
+    [ "$(inside readlink /proc/self/ns/net | grep -ao 'net:.*]')" = "$(readlink /proc/self/ns/net)" ]
+    [ "$(inside sh -c 'exit 3' | od -An -tx1)" = " 00 00 00 00 02 18 03" ] # the length, and the field exit_code
+    run -1 container "" absent
+    [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
+    cri StopPodSandbox "$(string 1 "$sandbox")"
+    cri RemovePodSandbox "$(string 1 "$sandbox")"
+    [ "$(list)" = null ] || [ "$(list)" = "[]" ]
 }
 
 @test "run: output and exit status" {
@@ -40,6 +56,24 @@ load ctr
     ctr task rm c || [ $? = 137 ]
     ctr container rm c
     [ -z "$(orlop --root /run/containerd/runc/default list --quiet)" ]
+}
+
+@test "events: create, start, exec, pause, exit, delete, in this order" {
+    listen
+    detached -- sleep 1000
+    pid=$(pid)
+    ctr task exec --exec-id e c true
+    ctr task pause c
+    ctr task resume c
+    ctr task kill --signal KILL c
+    soon heard /tasks/exit '"id":"c"'
+    ctr task rm c || [ $? = 137 ]
+    soon heard /tasks/delete
+    kill "$events"
+    [ "$(awk '$6 ~ "^/tasks/" { print substr($6, 8) }' "$heard" | xargs)" = \
+        "create start exec-added exec-started exit paused resumed exit delete" ]
+    heard /tasks/start "\"pid\":$pid}"
+    heard /tasks/exit "\"id\":\"c\",\"pid\":$pid,\"exit_status\":137"
 }
 
 @test "signals arrive, and a task is deleted by force" {

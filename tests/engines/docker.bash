@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# A dockerd with orlop by the daemon.json of docs/engines.md, for the files that load this.
+# A dockerd with orlop by the daemon.json of docs/engines/docker.md, for the files that load this.
 
 setup_file() {
     image
-    shown /etc/docker/daemon.json
+    shown docker /etc/docker/daemon.json
     daemon
     docker import "$BATS_FILE_TMPDIR/image.tar" busybox
 }
 
 # The daemon, as process $BATS_FILE_TMPDIR/pid. A bridge would need the host's packet filter.
 daemon() {
-    dockerd --bridge none --iptables=false --ip6tables=false --ip-masq=false \
+    dockerd --experimental --bridge none --iptables=false --ip6tables=false --ip-masq=false \
         >>"$BATS_FILE_TMPDIR/dockerd.log" 2>&1 3>&- &
     echo $! >"$BATS_FILE_TMPDIR/pid"
     soon docker version >/dev/null

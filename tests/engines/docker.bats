@@ -1,8 +1,8 @@
-# docker with orlop by the daemon.json of docs/engines.md.
+# docker with orlop by the daemon.json of docs/engines/docker.md.
 load common
 load docker
 
-@test "the commands of docs/engines.md" {
+@test "the commands of docs/engines/docker.md" {
     commands docker
 }
 

@@ -14,7 +14,7 @@ const PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/place");
 /// An engine and its programs.
 const ENGINES: [(&str, &[&str]); 4] = [
     ("buildah", &["buildah"]),
-    ("ctr", &["containerd", "ctr", "jq"]),
+    ("ctr", &["containerd", "ctr", "curl", "jq"]),
     ("docker", &["dockerd", "docker"]),
     ("podman", &["podman", "conmon", "catatonit", "newuidmap"]),
 ];

@@ -3,7 +3,7 @@ load common
 
 setup_file() {
     image
-    shown /etc/containers/containers.conf
+    shown podman /etc/containers/containers.conf
     conditions
     podman import --quiet "$BATS_FILE_TMPDIR/image.tar" busybox
 }

@@ -4,7 +4,7 @@ load common
 
 setup_file() {
     image
-    shown /etc/containers/containers.conf
+    shown podman /etc/containers/containers.conf
     conditions
     chmod 755 "$BATS_RUN_TMPDIR" "$BATS_FILE_TMPDIR"
     chmod 644 "$BATS_FILE_TMPDIR/image.tar"
