@@ -20,17 +20,30 @@ shown() {
     test -s "$2"
 }
 
-# commands NAME: runs the sh blocks of the page as one script, and looks for each of its text blocks in what that prints.
+# commands NAME [SECTION]: runs the sh blocks of the page as one script, and looks for each of its text blocks in what that
+# prints. What the page has of checkpoints is a section of its own, for where criu works.
 commands() {
     local block=$BATS_TEST_TMPDIR/block
-    page "$1" | awk -v block="$block" '
+    page "$1" | awk -v wanted="${2:-}" -v block="$block" '
+        /^## / { section = $0 == "## Checkpoints" ? "Checkpoints" : "" }
+        section != wanted { next }
         /^```/ { kind = kind == "" ? substr($0, 4) : ""; if (kind == "text") number++; next }
         kind == "sh" { print >(block ".sh") }
         kind == "text" { print >(block "." number ".text") }'
     run -0 bash -euc "$(cat "$block.sh")" </dev/null
     for text in "$block".*.text; do
+        [ -e "$text" ] || continue
         [[ $output == *"$(cat "$text")"* ]]
     done
+}
+
+# A program that counts in its memory, and writes the count beside a word that no other run of it has.
+COUNTER='read word </proc/sys/kernel/random/uuid; while :; do i=$((i + 1)); echo "$word $i" >/new; mv /new /count; sleep 0.1; done'
+# later COUNT: is that of the container `counter` the same run, and further? `count` is the file's, of the engine.
+later() {
+    local now
+    now=$(count)
+    [ "${now% *}" = "${1% *}" ] && [ "${now#* }" -gt "${1#* }" ]
 }
 
 # conditions: tells podman what this host lacks: a network for containers, and natively the pids controller and the right to

@@ -31,7 +31,8 @@ pod() {
     local namespaces parent
     namespaces=$(number 1 2)
     case $MANAGER in systemd) parent=/kubepods.slice ;; *) parent=/kubepods ;; esac
-    pod=$(message 1 "$(string 1 pod)$(string 2 uid)$(string 3 default)")$(message 8 "$(string 1 $parent)$(message 2 "$(message 1 "$namespaces")")")
+    pod=$(message 1 "$(string 1 pod)$(string 2 uid)$(string 3 default)")
+    pod+=$(message 8 "$(string 1 "$parent")$(message 2 "$(message 1 "$namespaces")")")
     cri RunPodSandbox "$(message 1 "$pod")$(string 2 "$1")"
     sandbox=$(id)
 }

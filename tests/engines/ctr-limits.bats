@@ -34,6 +34,17 @@ load cri
     kill "$events"
 }
 
+@test "a checkpoint, and a container from there" {
+    count() { ctr task exec --exec-id "e$RANDOM" counter cat /count; }
+    ctr run --detach --memory-limit 67108864 --runc-binary /usr/local/bin/orlop localhost/busybox:latest counter sh -c "$COUNTER"
+    soon count
+    before=$(count)
+    commands containerd Checkpoints
+    later "$before"
+    pid=$(orlop --root /run/containerd/runc/default state counter | jq .pid)
+    [ "$(cat "$(cgroup "$pid")/memory.max")" = 67108864 ]
+}
+
 @test "a pod of Kubernetes has its cgroup, and a container its limit" {
     pod orlop
     container "$(number 4 67108864)" sleep 1000

@@ -52,8 +52,11 @@ listen() {
 heard() { grep " $1 " "$heard" | grep -qF -e "${2:-$1}"; }
 
 teardown() {
-    ctr task rm --force c >/dev/null 2>&1 || true
-    ctr container rm c >/dev/null 2>&1 || true
+    local each
+    for each in c counter; do
+        ctr task rm --force "$each" >/dev/null 2>&1 || true
+        ctr container rm "$each" >/dev/null 2>&1 || true
+    done
 }
 
 teardown_file() {

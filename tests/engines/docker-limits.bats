@@ -42,3 +42,13 @@ load docker
     run -137 docker run --name c1 --memory 16m --memory-swap 16m busybox sh -c 'sleep 2; exec tail /dev/zero'
     [ "$(docker inspect --format '{{.State.OOMKilled}}' c1)" = true ]
 }
+
+@test "a checkpoint, and a start from there" {
+    count() { docker exec counter cat /count; }
+    docker run -d --name counter --memory 64m busybox sh -c "$COUNTER"
+    soon count
+    before=$(count)
+    commands docker Checkpoints
+    later "$before"
+    [ "$(cat "$(cgroup "$(pid counter)")/memory.max")" = 67108864 ]
+}

@@ -38,6 +38,17 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     [[ $output == *"can't fork"* ]]
 }
 
+@test "checkpoint and restore, by an archive too" {
+    count() { podman exec counter cat /count; }
+    podman run -d --name counter --memory 64m busybox sh -c "$COUNTER"
+    soon count
+    before=$(count)
+    cd "$BATS_TEST_TMPDIR"
+    commands podman Checkpoints
+    later "$before"
+    [ "$(cat "$(cgroup "$(pid counter)")/memory.max")" = 67108864 ]
+}
+
 teardown() {
     podman rm --all --force --time 0 >/dev/null
 }
