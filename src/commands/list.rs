@@ -60,7 +60,9 @@ fn containers(store: &Store) -> Result<Vec<Value>> {
 fn table(containers: &[Value]) -> String {
     const COLUMNS: [&str; 6] = ["id", "pid", "status", "bundle", "created", "owner"];
     let title = COLUMNS.iter().map(|name| name.to_ascii_uppercase()).collect::<Vec<_>>();
-    let cells = |container: &Value| COLUMNS.iter().map(|key| text(container, key)).collect();
+    // A bundle's path may hold any character, and a row is a line.
+    let cell = |text: String| super::log::printable(&text).replace('\n', "\\n").replace('\t', "\\t");
+    let cells = |container: &Value| COLUMNS.iter().map(|key| cell(text(container, key))).collect();
     let rows: Vec<Vec<String>> = std::iter::once(title).chain(containers.iter().map(cells)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0).max(9) + 3;
     let line = |row: &Vec<String>| -> String {

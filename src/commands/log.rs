@@ -48,7 +48,7 @@ pub(super) fn debug(global: &Global, text: impl FnOnce() -> String) {
 
 /// Says something that is no error on standard error.
 pub(super) fn warn(warning: impl std::fmt::Display) {
-    say(&format!("orlop: warning: {warning}\n"));
+    say(&format!("orlop: warning: {}\n", printable(&warning.to_string())));
 }
 
 /// Writes on standard error what can be written: where that is gone or full, eprintln would panic.
@@ -84,8 +84,11 @@ fn record(format: LogFormat, level: &str, line: &str) -> String {
     }
 }
 
-/// Control characters of names and of hooks' output are no business of the reader's terminal.
+/// Control characters of names and of hooks' output are no business of the reader's terminal, nor are those that turn the
+/// direction of what follows (Unicode, Bidirectional Algorithm).
 pub(super) fn printable(text: &str) -> String {
-    let safe = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    let turns =
+        |c: char| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let safe = |c: char| !(c.is_control() || turns(c)) || c == '\n' || c == '\t';
     text.chars().map(|c| if safe(c) { c.to_string() } else { c.escape_unicode().to_string() }).collect()
 }
