@@ -274,7 +274,7 @@ impl Dir {
         let failed = |call: &str, errno| Error::new("lock the state").call(call, errno);
         match sys::flock(self.fd(), libc::LOCK_EX | libc::LOCK_NB) {
             Ok(()) => {}
-            Err(Errno::EWOULDBLOCK | Errno::EINTR) => return Ok(false),
+            Err(Errno::EWOULDBLOCK) => return Ok(false),
             Err(errno) => return Err(failed("flock", errno)),
         }
         let ours = sys::fstat(self.fd()).map_err(|errno| failed("fstat", errno))?;
@@ -317,12 +317,15 @@ impl Dir {
     /// Does a process wait in the fifo? Its execve closes it, also where a `start` that was killed has left the name.
     fn awaits_start(&self) -> Result<bool> {
         let flags = libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
+        let failed = |call, errno| Error::new("look whether the container waits for start").call(call, errno);
         match sys::openat(self.fd(), c"exec.fifo", flags, 0) {
-            Ok(_) => Ok(true),
-            Err(Errno::ENXIO | Errno::ENOENT) => Ok(false),
-            Err(errno) => {
-                Err(Error::new("look whether the container waits for start").call("openat(exec.fifo)", errno))
+            // Nobody waits in another kind of file that has come into its place, and start would wait for its end in vain.
+            Ok(file) => {
+                let stat = sys::fstat(file.as_fd()).map_err(|errno| failed("fstat(exec.fifo)", errno))?;
+                Ok(stat.st_mode & libc::S_IFMT == libc::S_IFIFO)
             }
+            Err(Errno::ENXIO | Errno::ENOENT | Errno::ELOOP | Errno::EISDIR) => Ok(false),
+            Err(errno) => Err(failed("openat(exec.fifo)", errno)),
         }
     }
 

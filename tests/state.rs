@@ -235,3 +235,149 @@ fn state_needs_no_lock() {
     creating.end().well();
     assert_eq!(bundle.status(), "created");
 }
+
+/// A text that no power cut or full disk leaves, but somebody may: cut off, or with one bit turned.
+#[test]
+fn a_state_that_is_damaged_anywhere_is_one_error_or_the_state() {
+    let bundle = named();
+    bundle.up();
+    let pid = bundle.pid();
+    let file = bundle.state_dir().join("state.json");
+    let saved = fs::read(&file).expect("state.json");
+    let step = if rounds(1) > 1 { 1 } else { saved.len() / 24 };
+    for at in (0..saved.len()).step_by(step) {
+        fs::write(&file, &saved[..at]).expect("cut it off");
+        bundle.on("state", &[]).fails("state.json is damaged");
+        bundle.on("kill", &["KILL"]).fails("state.json is damaged");
+        let mut turned = saved.clone();
+        turned[at] ^= 1 << (at % 8);
+        fs::write(&file, turned).expect("turn a bit");
+        let said = bundle.on("state", &[]);
+        match said.code {
+            Some(0) => assert!(serde_json::from_str::<serde_json::Value>(&said.stdout()).is_ok(), "byte {at}"),
+            _ => assert_eq!(said.fails("").matches("orlop: ").count(), 1, "byte {at}"),
+        }
+        assert!(!said.stderr().contains("panicked") && alive(pid), "byte {at}: {}", said.stderr());
+    }
+    fs::write(&file, &saved[..saved.len() / 2]).expect("cut it off");
+    bundle.on("delete", &["--force"]).well();
+    wait(|| !alive(pid));
+    assert!(!cgroup(&bundle).exists() && !bundle.state_dir().exists());
+}
+
+/// Links in the place of the directory and of each file: nothing is read, written or removed where they lead.
+#[test]
+fn planted_links_lead_nowhere() {
+    use std::os::unix::fs::symlink;
+    let bundle = named();
+    let decoy = bundle.dir.join("decoy");
+    let is_kept = |place: &str| {
+        let names: Vec<_> = fs::read_dir(&decoy).expect("the decoy").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!((names.len(), value(decoy.join("file")).ok().as_deref()), (1, Some("kept")), "{place}");
+    };
+    fs::create_dir(&decoy).expect("a decoy");
+    fs::write(decoy.join("file"), "kept").expect("a file");
+    fs::create_dir(&bundle.store).expect("the root");
+    symlink(&decoy, bundle.state_dir()).expect("a link");
+    outcome(bundle.making("create", &[])).fails("container with id exists");
+    bundle.on("state", &[]).fails("container");
+    bundle.on("delete", &["--force"]);
+    is_kept("the directory");
+    fs::remove_file(bundle.state_dir()).expect("the link");
+    for name in ["state.json", ".state.json.new", "config.json", ".config.json.new", "exec.fifo", "report", "output"] {
+        bundle.create();
+        let planted = bundle.state_dir().join(name);
+        let _ = fs::remove_file(&planted);
+        symlink(decoy.join("file"), &planted).expect("a link");
+        for verb in ["state", "start", "pause", "resume", "kill"] {
+            assert_ne!(bundle.on(verb, &[]).code, None, "{name}: {verb}");
+        }
+        bundle.on("delete", &["--force"]).well();
+        is_kept(name);
+        assert!(!cgroup(&bundle).exists() && !bundle.state_dir().exists(), "{name}");
+    }
+}
+
+/// What was put there by another user is not believed.
+#[test]
+fn a_directory_of_another_user_is_no_container() {
+    let bundle = named();
+    bundle.up();
+    let pid = bundle.pid();
+    std::os::unix::fs::chown(bundle.state_dir(), Some(1234), None).expect("chown");
+    for verb in ["state", "kill", "exec", "start", "delete"] {
+        bundle.on(verb, &[]).fails("belongs to uid 1234");
+    }
+    assert!(alive(pid));
+    std::os::unix::fs::chown(bundle.state_dir(), Some(0), None).expect("chown");
+}
+
+/// The fifo of a container that waits is gone, or is something else: one error, at once, and it can be deleted.
+#[test]
+fn a_start_without_the_containers_own_fifo_fails() {
+    for other in ["none", "file", "fifo", "directory"] {
+        let bundle = named();
+        bundle.create();
+        let (pid, fifo) = (bundle.pid(), bundle.state_dir().join("exec.fifo"));
+        fs::remove_file(&fifo).expect("the fifo");
+        match other {
+            "file" => fs::write(&fifo, "").expect("a file"),
+            "fifo" => nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo"),
+            "directory" => fs::create_dir(&fifo).expect("a directory"),
+            _ => {}
+        }
+        let mut start = Command::new("timeout");
+        start.arg("20").arg(common::ORLOP).args(bundle.command(&["start", &bundle.id]).get_args());
+        let started = outcome(start);
+        assert_ne!(started.code, Some(124), "{other}: it waits");
+        assert_eq!(started.fails("").matches("orlop: ").count(), 1, "{other}");
+        bundle.on("delete", &["--force"]).well();
+        assert!(!alive(pid) && !cgroup(&bundle).exists() && !bundle.state_dir().exists(), "{other}");
+    }
+}
+
+/// A store that has become read-only does not protect a container from being killed.
+#[test]
+fn a_container_is_killed_where_its_state_cant_be_written() {
+    let bundle = named();
+    bundle.up();
+    let (pid, store) = (bundle.pid(), bundle.store.display().to_string());
+    let read_only = |args: &[&str]| {
+        let line = format!("mount --bind {store} {store} && mount -o remount,bind,ro {store} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &line, "sh", common::ORLOP]);
+        outcome({
+            command.args(bundle.command(args).get_args()).stdin(std::process::Stdio::null());
+            command
+        })
+    };
+    assert_eq!(read_only(&["exec", &bundle.id, "echo", "in"]).well(), "in");
+    read_only(&["kill", &bundle.id, "KILL"]).well();
+    wait(|| !alive(pid));
+    read_only(&["delete", "--force", &bundle.id]).fails("read-only file system");
+    bundle.on("delete", &["--force"]).well();
+    assert!(!cgroup(&bundle).exists() && !bundle.state_dir().exists());
+}
+
+/// Whichever comes first: the other one fails or has done its work, and at the end there is nothing.
+#[test]
+fn of_a_delete_and_another_command_at_once_nothing_is_left() {
+    let others: [&[&str]; 6] = [&["start"], &["exec", "true"], &["kill", "KILL"], &["pause"], &["state"], &["ps"]];
+    for _ in 0..rounds(2) {
+        for other in others {
+            let bundle = named();
+            bundle.create();
+            if other[0] != "start" {
+                bundle.start();
+            }
+            let pid = bundle.pid();
+            let command = bundle.command(&[&[other[0], &bundle.id], &other[1..]].concat());
+            let deletes = [0, 1].map(|_| begin(bundle.command(&["delete", "--force", &bundle.id])));
+            let other = begin(command).end();
+            deletes.into_iter().for_each(|delete| drop(delete.end().well()));
+            assert!(!other.stderr().contains("panicked"), "{}", other.stderr());
+            wait(|| !alive(pid));
+            assert!(processes(&bundle).is_empty() && !cgroup(&bundle).exists() && !bundle.state_dir().exists());
+        }
+    }
+}

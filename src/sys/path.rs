@@ -248,10 +248,15 @@ pub fn getcwd(buffer: &mut [u8]) -> SysResult<&[u8]> {
     Ok(&buffer[..(length as usize).saturating_sub(1)])
 }
 
-/// flock(2): the lock belongs to the open file, and goes when its last descriptor is closed.
+/// flock(2), retried on EINTR: the lock belongs to the open file, and goes when its last descriptor is closed.
 pub fn flock(file: BorrowedFd<'_>, operation: i32) -> SysResult<()> {
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::syscall(libc::SYS_flock, file.as_raw_fd(), operation) }).map(drop)
+    loop {
+        // SAFETY: no memory is passed.
+        match check(unsafe { libc::syscall(libc::SYS_flock, file.as_raw_fd(), operation) }) {
+            Err(Errno::EINTR) => {}
+            answer => return answer.map(drop),
+        }
+    }
 }
 
 /// mkfifoat(3).
