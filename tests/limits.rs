@@ -37,6 +37,25 @@ fn an_allocation_over_memory_max_is_killed() {
     assert!(field(&events, "oom_kill") >= 1, "{events}");
 }
 
+/// With `memory.oom.group` nothing of the container is left to go on without what was killed.
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn a_container_that_runs_out_of_memory_ends_as_a_whole() {
+    for (group, survives) in [("0", true), ("1", false)] {
+        let limits = json!({"memory": {"limit": 64 << 20, "swap": 64 << 20}, "unified": {"memory.oom.group": group}});
+        let bundle = limited("exec sleep 1000", limits);
+        bundle.up();
+        let (pid, cgroup) = (bundle.pid(), bundle.cgroup());
+        assert_eq!(value(cgroup.join("memory.oom.group")).unwrap(), group);
+        let killed = bundle.on("exec", &["sh", "-c", "head -c 268435456 /dev/zero | tail >/dev/null; exit 3"]);
+        assert_eq!(killed.code, Some(if survives { 3 } else { 137 }), "{}", killed.stderr());
+        common::wait(|| common::alive(pid) == survives);
+        let events = value(cgroup.join("memory.events")).unwrap();
+        assert_eq!(field(&events, "oom_group_kill"), u64::from(!survives), "{events}");
+        assert_eq!(bundle.status(), if survives { "running" } else { "stopped" });
+    }
+}
+
 #[test]
 #[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
 fn a_fork_bomb_stops_at_pids_max() {
@@ -48,6 +67,9 @@ fn a_fork_bomb_stops_at_pids_max() {
     let current: u64 = value(cgroup.join("pids.current")).unwrap().parse().unwrap();
     assert!(current > 8 && current <= 16, "{current}");
     assert!(field(&value(cgroup.join("pids.events")).unwrap(), "max") >= 1);
+    let pids: Vec<u32> = serde_json::from_str(&bundle.processes()).expect("JSON");
+    bundle.on("delete", &["--force"]).well();
+    assert!(!pids.into_iter().any(common::alive) && !cgroup.exists());
 }
 
 #[test]
