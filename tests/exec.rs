@@ -428,3 +428,32 @@ fn no_group_of_a_rootless_caller_comes_along_where_groups_can_be_dropped() {
     command.args(["run", "--bundle"]).arg(&bundle.dir).arg(&bundle.id).stdin(std::process::Stdio::null());
     assert_eq!(outcome(command).well().trim_start_matches("Groups:").trim(), "");
 }
+
+/// What set-up writes to procfs goes through one of its own: a container that may mount can put what it wants over its /proc.
+#[test]
+fn what_is_mounted_on_proc_inside_changes_nothing() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["process"]["oomScoreAdj"] = json!(123);
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set].as_array_mut().expect("a set").push(json!("CAP_SYS_ADMIN"));
+        }
+    });
+    bundle.up();
+    bundle.inside("mount -t tmpfs none /proc && mkdir -p /proc/self/attr /proc/sys && : >/proc/self/oom_score_adj");
+    let (pid_file, log) = (bundle.dir.join("pid"), bundle.dir.join("trace"));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]).arg(&log).arg(common::ORLOP).arg("--root");
+    strace.arg(&bundle.store).args(["exec", "-d", "--pid-file"]).arg(&pid_file).args([&bundle.id, "sleep", "1000"]);
+    let traced = common::begin(strace);
+    wait(|| value(&pid_file).is_ok_and(|pid| proc_status(pid.parse().expect("digits"), "Name") == "sleep"));
+    let pid: u32 = value(&pid_file).expect("the pid file").parse().expect("digits");
+    assert_eq!(value(format!("/proc/{pid}/oom_score_adj")).expect("as root of the host"), "123");
+    bundle.on("delete", &["--force"]).well();
+    traced.end();
+    let log = fs::read_to_string(log).expect("the trace");
+    let runtime = log.split(' ').next().expect("a pid");
+    let inside: Vec<_> = log.lines().filter(|line| !line.starts_with(runtime)).collect();
+    assert!(!inside.is_empty(), "{log}");
+    let by_path = inside.iter().find(|line| line.contains("\"/proc") && !line.contains("O_RDONLY"));
+    assert_eq!(by_path, None, "{log}");
+}
