@@ -130,11 +130,11 @@ fn let_in(path: &Path, made: bool, pid: i32) -> Result<bool> {
         (fields.next()? == "0").then(|| fields.next()?.parse::<u32>().ok()).flatten()
     };
     let Some(group) = map.lines().find_map(zero).filter(|group| made && *group != 0) else { return Ok(false) };
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o710);
-    let owned = std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| std::fs::set_permissions(path, mode));
-    owned.map(|()| true).map_err(|error| {
+    let directory = open(path)?;
+    let owned = sys::fchown(directory.as_fd(), u32::MAX, group).and_then(|()| sys::fchmod(directory.as_fd(), 0o710));
+    owned.map(|()| true).map_err(|errno| {
         let failed = format!("let group {group} of the user namespace enter {}", path.display());
-        Error::new(failed).call("chown", errno(&error))
+        Error::new(failed).call("fchown", errno)
     })
 }
 

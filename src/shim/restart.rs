@@ -124,9 +124,7 @@ impl Restarts {
 
     /// It runs; `uptime` says for how long. Who has run for long enough is in no loop any more.
     pub fn running(&mut self, uptime: Duration) {
-        if uptime >= self.policy.reset {
-            self.crash = Crash::None;
-        } else if self.crash == Crash::Backoff {
+        if uptime >= self.policy.reset || self.crash == Crash::Backoff {
             self.crash = Crash::None;
         }
     }
