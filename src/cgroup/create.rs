@@ -85,16 +85,24 @@ impl Cgroup {
     /// controllers on the way to it as [`create`](Self::create) does.
     ///
     /// # Errors
-    /// There is no such cgroup; it is frozen; a wanted controller, as there.
+    /// There is no such cgroup; a wanted controller, as there.
     pub fn adopt(hierarchy: &Hierarchy, path: &str, wanted: &[Wanted]) -> Result<Cgroup> {
         let root = open_root(&hierarchy.root)?;
         let pair = open_pair(root.as_fd(), path)
             .map_err(|errno| Error::new(format!("open cgroup {path}")).call(format!("openat2({path:?})"), errno))?;
         // It was made for this container, and ends with it.
         let cgroup = Self::new(hierarchy, path, pair, vec![path.trim_matches('/').to_owned()]);
-        cgroup.refuse_frozen(cgroup.events()?)?;
         enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)?;
         Ok(cgroup)
+    }
+
+    /// Refuses a cgroup of which somebody else has made the directory before, and frozen it.
+    ///
+    /// # Errors
+    /// It is frozen, or can't be looked at.
+    pub fn refuse_if_frozen(hierarchy: &Hierarchy, path: &str) -> Result<()> {
+        let there = Self::open(hierarchy, path)?;
+        there.map_or(Ok(()), |cgroup| cgroup.events().and_then(|events| cgroup.refuse_frozen(events)))
     }
 
     /// Opens the cgroup `path`; none when there is no such cgroup.
@@ -145,9 +153,9 @@ impl Cgroup {
         self.refuse_frozen(events)
     }
 
-    /// What is born in it would never come to its execve.
+    /// What is put into it would never come to its execve.
     fn refuse_frozen(&self, events: Events) -> Result<()> {
-        match events.frozen || file::read(self.fd(), "cgroup.freeze").is_ok_and(|text| text.trim() == "1") {
+        match events.frozen {
             true => Err(Error::new("container's cgroup unexpectedly frozen").hint(format!(
                 "write 0 to cgroup.freeze of {} or of the one above that is frozen",
                 self.path.display()

@@ -507,6 +507,7 @@ pub(super) fn make_scope(
 ) -> Result<()> {
     let planned = plan.resources.as_ref().and_then(|resources| Some((resources, resources.scope.as_ref()?)));
     let (Some((resources, scope)), Some(hierarchy)) = (planned, &facts.cgroup) else { return Ok(()) };
+    Cgroup::refuse_if_frozen(hierarchy, &resources.path)?;
     systemd::start(scope, process)?;
     let unit = made_unit.insert(scope.unit.clone());
     let path = scope_path(process, &unit.name)?;
