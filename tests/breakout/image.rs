@@ -11,10 +11,7 @@ use crate::place::{CANARY, Place, Verdict, ended};
 /// `/dev` of the image leads to the host: no node, link or console may be made there.
 pub fn dev_is_a_link(place: Place) -> Verdict {
     place.link("/dev", &place.decoy);
-    let place = place.edit(|config| {
-        let mounts = config["mounts"].as_array_mut().expect("mounts");
-        mounts.retain(|mount| !mount["destination"].as_str().unwrap_or_default().starts_with("/dev"));
-    });
+    let place = place.without_dev();
     let before = place.decoys();
     let run = place.run();
     place.untouched(&before, ended(&run))
@@ -39,11 +36,8 @@ pub fn target_is_a_link(place: Place) -> Verdict {
     place.link("/mnt", &place.decoy);
     let given = place.bundle.dir.join("given");
     fs::write(&given, "given").expect("a file");
-    let place = place.edit(|config| {
-        let mount =
-            json!({"destination": "/mnt/made/file", "type": "bind", "source": given, "options": ["bind", "ro"]});
-        config["mounts"].as_array_mut().expect("mounts").push(mount);
-    });
+    let place = place
+        .mount(json!({"destination": "/mnt/made/file", "type": "bind", "source": given, "options": ["bind", "ro"]}));
     let before = place.decoys();
     let run = place.run();
     place.untouched(&before, ended(&run))
@@ -54,10 +48,7 @@ pub fn target_climbs_out(place: Place) -> Verdict {
     let up = "../".repeat(40);
     let decoy = format!("{up}{}", place.decoy.display().to_string().trim_start_matches('/'));
     place.link("/mnt", Path::new(&decoy));
-    let place = place.edit(|config| {
-        let mount = json!({"destination": "/mnt/made", "type": "tmpfs", "source": "tmpfs"});
-        config["mounts"].as_array_mut().expect("mounts").push(mount);
-    });
+    let place = place.mount(json!({"destination": "/mnt/made", "type": "tmpfs", "source": "tmpfs"}));
     let before = place.decoys();
     let run = place.run();
     place.untouched(&before, ended(&run))
@@ -96,11 +87,8 @@ pub fn null_is_missing(place: Place) -> Verdict {
 
 /// Without a mount on /dev, with /secret masked, which the program reads and writes.
 fn masking(place: Place) -> Place {
-    place.script("cat /secret; (echo broken >/secret) 2>/dev/null; cat /secret").edit(|config| {
-        let mounts = config["mounts"].as_array_mut().expect("mounts");
-        mounts.retain(|mount| !mount["destination"].as_str().unwrap_or_default().starts_with("/dev"));
-        config["linux"]["maskedPaths"] = json!(["/secret"]);
-    })
+    let script = "cat /secret; (echo broken >/secret) 2>/dev/null; cat /secret";
+    place.without_dev().script(script).edit(|config| config["linux"]["maskedPaths"] = json!(["/secret"]))
 }
 
 /// A masked path is a link: what it leads to is what is masked.
@@ -120,10 +108,8 @@ pub fn alias_of_dev(place: Place) -> Verdict {
     place.link("/alias", Path::new("dev"));
     fs::create_dir_all(place.bundle.dir.join("given")).expect("a directory");
     let given = place.bundle.dir.join("given");
-    let place = place.script("echo >/dev/null && ls /dev").edit(|config| {
-        let mount = json!({"destination": "/alias", "type": "bind", "source": given, "options": ["bind"]});
-        config["mounts"].as_array_mut().expect("mounts").push(mount);
-    });
+    let place = place.script("echo >/dev/null && ls /dev");
+    let place = place.mount(json!({"destination": "/alias", "type": "bind", "source": given, "options": ["bind"]}));
     let run = place.run();
     let made: Vec<_> = fs::read_dir(&given).expect("given").flatten().map(|entry| entry.file_name()).collect();
     match made.is_empty() {

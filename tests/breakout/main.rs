@@ -10,15 +10,20 @@ use libtest_mimic::{Arguments, Trial};
 
 #[path = "../common/caller.rs"]
 mod caller;
+#[cfg(target_arch = "x86_64")]
+mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod image;
+#[path = "../common/mountinfo.rs"]
+mod mountinfo;
 mod place;
 mod process;
 mod race;
 #[path = "../common/rounds.rs"]
 mod rounds;
 mod view;
+mod watch;
 
 use place::{Place, Verdict};
 
@@ -30,8 +35,8 @@ struct Probe {
 }
 
 macro_rules! probes {
-    ($($module:ident::$name:ident $about:literal;)*) => {
-        &[$(Probe { name: concat!(stringify!($module), "::", stringify!($name)), about: $about, run: $module::$name }),*]
+    ($($(#[$condition:meta])? $module:ident::$name:ident $about:literal;)*) => {
+        &[$($(#[$condition])? Probe { name: concat!(stringify!($module), "::", stringify!($name)), about: $about, run: $module::$name }),*]
     };
 }
 
@@ -49,13 +54,17 @@ const PROBES: &[Probe] = probes! {
     process::descriptors "CVE-2024-21626, CVE-2016-9962";
     process::exec_descriptors "CVE-2024-21626, CVE-2016-9962";
     process::environment_of_the_caller "CVE-2016-9962";
+    watch::exec "CVE-2016-9962, CVE-2019-5736";
+    watch::exec_in_a_user_namespace "CVE-2016-9962, CVE-2019-5736";
     process::signals "pid namespace";
     process::ids "paths by ids";
+    process::input "CVE-2017-5226";
     process::escapes "terminal escapes";
     view::capabilities "CVE-2022-29162, CVE-2022-27650";
     view::no_new_privileges_and_filter "seccomp and no_new_privs";
     view::namespaces "namespaces";
     view::settings "/proc/sys";
+    view::kernel_files "CVE-2022-0492, CVE-2023-25809";
     view::masked "masked paths";
     view::read_only "read-only paths";
     view::read_only_root "read-only root";
@@ -64,13 +73,30 @@ const PROBES: &[Probe] = probes! {
     view::dev "content of /dev";
     view::propagation "mount propagation";
     view::system_calls "calls that the profile denies";
+    #[cfg(target_arch = "x86_64")]
+    calls::of_every_number "every number of a system call";
+    #[cfg(target_arch = "x86_64")]
+    calls::of_another_abi "system calls of another ABI";
     view::environment "environment";
     view::raw_sockets "CAP_NET_RAW";
     race::target "CVE-2021-30465, CVE-2024-45310";
     race::dev "CVE-2026-41579";
+    race::null "CVE-2025-31133, CVE-2025-62161";
+    race::masked "masked paths";
+    race::read_only "GHSA-3q8j-pf29-vwv8";
+    race::root "CVE-2019-19921";
+    race::propagation "mount propagation";
 };
 
 fn main() {
+    let words: Vec<_> = std::env::args().collect();
+    match words.get(1).map(String::as_str) {
+        #[cfg(target_arch = "x86_64")]
+        Some(calls::MODE) => return calls::every_call(),
+        Some(process::TYPES) => return process::type_one(),
+        Some(watch::MODE) => return watch::watch(&words[2..]),
+        _ => {}
+    }
     if let Some(runtime) = std::env::var_os("BREAKOUT_RUNTIME") {
         std::process::exit(table(Path::new(&runtime)));
     }

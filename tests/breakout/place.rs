@@ -55,11 +55,53 @@ impl Place {
         self
     }
 
-    /// The seccomp profile for ordinary services.
-    pub fn filtered(self) -> Self {
-        let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/seccomp-profiles/default.json");
+    /// One of this project's seccomp profiles.
+    pub fn filtered(self, profile: &str) -> Self {
+        let profile = format!("{}/seccomp-profiles/{profile}.json", env!("CARGO_MANIFEST_DIR"));
         let profile: Value = serde_json::from_slice(&fs::read(profile).expect("a profile")).expect("JSON");
         self.edit(|config| config["linux"]["seccomp"] = profile)
+    }
+
+    /// With this binary as the container's program, which then does what `mode` says (see `main`).
+    pub fn with_program(self, mode: &[&str]) -> Self {
+        const PROGRAM: &str = "/bin/probe";
+        let source = std::env::current_exe().expect("this binary");
+        self.edit(|config| config["process"]["args"] = [&[PROGRAM], mode].concat().into())
+            .mount(json!({"destination": PROGRAM, "type": "bind", "source": source, "options": ["bind", "ro"]}))
+    }
+
+    /// In a user namespace in which 0 to 65535 stand for 100000 and above, with a root file system of theirs.
+    pub fn mapped(self) -> Self {
+        let owned = Command::new("chown").args(["-hR", "100000:100000"]).arg(self.bundle.rootfs("")).status();
+        assert!(owned.expect("chown").success());
+        self.edit(|config| {
+            config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "user"}));
+            for ids in ["uidMappings", "gidMappings"] {
+                config["linux"][ids] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            }
+        })
+    }
+
+    /// All capabilities that there are here.
+    pub fn with_all_capabilities(self) -> Self {
+        let own = caps::read(None, caps::CapSet::Permitted).expect("our own capabilities");
+        let all: Value = own.iter().map(|capability| json!(capability.to_string())).collect();
+        self.edit(|config| {
+            config["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+        })
+    }
+
+    /// One more mount.
+    pub fn mount(self, mount: Value) -> Self {
+        self.edit(|config| config["mounts"].as_array_mut().expect("mounts").push(mount))
+    }
+
+    /// The mounts on and below /dev taken away.
+    pub fn without_dev(self) -> Self {
+        self.edit(|config| {
+            let mounts = config["mounts"].as_array_mut().expect("mounts");
+            mounts.retain(|mount| !mount["destination"].as_str().unwrap_or_default().starts_with("/dev"));
+        })
     }
 
     pub fn script(self, script: &str) -> Self {
@@ -84,7 +126,8 @@ impl Place {
         command
     }
 
-    fn run_command(&self) -> Command {
+    /// `run`.
+    pub fn run_command(&self) -> Command {
         let mut command = self.command(&["run", "--bundle"]);
         command.arg(&self.bundle.dir).arg(&self.bundle.id);
         command

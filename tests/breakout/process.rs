@@ -119,3 +119,26 @@ pub fn escapes(place: Place) -> Verdict {
         (_, false) => Verdict::Held("escaped".into()),
     }
 }
+
+/// How `main` knows that it is the program that types for its caller.
+pub const TYPES: &str = "--type";
+
+/// Nothing can be typed into a terminal of the caller's that the program has as its standard input (CVE-2017-5226).
+pub fn input(place: Place) -> Verdict {
+    let pty = nix::pty::openpty(None, None).expect("a pseudo-terminal");
+    let place = place.with_program(&[TYPES]);
+    let mut command = place.run_command();
+    command.stdin(pty.slave);
+    match crate::common::outcome(command).stdout().trim() {
+        "typed" => Verdict::Open("a character was typed on the caller's terminal".into()),
+        "refused" => Verdict::Held("refused".into()),
+        said => Verdict::Unknown(said.to_owned()),
+    }
+}
+
+/// The program.
+pub fn type_one() {
+    // SAFETY: TIOCSTI reads one character.
+    let typed = unsafe { libc::ioctl(0, libc::TIOCSTI, c"x".as_ptr()) };
+    println!("{}", if typed == 0 { "typed" } else { "refused" });
+}

@@ -30,10 +30,13 @@ pub fn capabilities(place: Place) -> Verdict {
 /// no_new_privs and the filter, in the program and in what exec starts.
 pub fn no_new_privileges_and_filter(place: Place) -> Verdict {
     let look = "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status | grep -vE 'NoNewPrivs:.1|Seccomp:.2'; true";
-    let place = place.filtered().script(&format!("{look}; sleep 2"));
+    // Until it has been entered, or for half a minute.
+    let script = format!("{look}; for n in $(seq 300); do [ ! -e /entered ] || break; sleep 0.1; done");
+    let place = place.filtered("default").script(&script);
     let running = place.begin();
     place.once_up();
     let inside = place.exec(&[], &["sh", "-c", look]).stdout();
+    fs::write(place.bundle.rootfs("entered"), "").expect("a file");
     let said = running.end().stdout() + &inside;
     if said.trim().is_empty() { Verdict::Held("set".into()) } else { Verdict::Open(said.replace('\n', "; ")) }
 }
@@ -52,10 +55,21 @@ pub fn namespaces(place: Place) -> Verdict {
     through(place, &shared)
 }
 
-/// No setting of the kernel below /proc/sys can be opened for writing.
+/// No setting of the kernel below /proc/sys can be opened for writing. Opened, and not written to; without a child for each.
 pub fn settings(place: Place) -> Verdict {
-    let script = "for f in kernel/core_pattern kernel/modprobe kernel/hostname vm/drop_caches fs/file-max; do
-        [ ! -e /proc/sys/$f ] || { (: >>/proc/sys/$f) 2>/dev/null && echo /proc/sys/$f can be written to; }; done; true";
+    let script =
+        "find /proc/sys -type f 2>/dev/null | while read -r f; do { { :; } 3>>$f; } 2>/dev/null && echo $f; done; true";
+    through(place, script)
+}
+
+/// Nor can what else the kernel shows: interfaces of sysfs and procfs, the container's own cgroup and those of version 1 that
+/// have led out (CVE-2022-0492); and no cgroup can be made.
+pub fn kernel_files(place: Place) -> Verdict {
+    let script = "for f in /sys/kernel/uevent_helper /sys/kernel/profiling /sys/power/state /sys/kernel/mm/ksm/run \
+        /sys/module/kernel/parameters/panic /proc/irq/default_smp_affinity /proc/sysrq-trigger /proc/mtrr \
+        /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/cgroup.subtree_control /sys/fs/cgroup/cgroup.freeze \
+        /sys/fs/cgroup/release_agent /sys/fs/cgroup/notify_on_release /sys/fs/cgroup/*/release_agent; do
+        [ ! -e $f ] || { { { :; } 3>>$f; } 2>/dev/null && echo $f; }; done; mkdir /sys/fs/cgroup/made 2>/dev/null && echo made; true";
     through(place, script)
 }
 
@@ -101,11 +115,11 @@ pub fn devices(place: Place) -> Verdict {
         }
         config["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"}]);
     });
-    // loop-control and the first loop device: a decoy that reads as nothing.
+    // Memory, the kernel's log, the terminals, loop-control, fuse: opened, and neither read nor written.
     through(
         place,
-        "mknod /tmp/mem c 1 1 2>/dev/null && (head -c 1 /tmp/mem >/dev/null) 2>/dev/null && echo memory; \
-         mknod /tmp/kmsg c 1 11 2>/dev/null && (: >>/tmp/kmsg) 2>/dev/null && echo kernel log; true",
+        "for n in 1:1 1:11 4:0 5:1 10:237 10:229; do mknod /tmp/$n c ${n%:*} ${n#*:} 2>/dev/null && \
+         { { :; } 3>>/tmp/$n; } 2>/dev/null && echo device $n; done; true",
     )
 }
 
@@ -143,7 +157,7 @@ pub fn system_calls(place: Place) -> Verdict {
         "for n in {}; do call-$n; e=$?; [ $e = 1 ] || [ $e = 38 ] || echo $n answers $e; done; true",
         names.join(" ")
     );
-    through(place.filtered(), &script)
+    through(place.filtered("default"), &script)
 }
 
 /// The configuration's environment and nothing of the runtime's.

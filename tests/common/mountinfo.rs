@@ -34,8 +34,8 @@ impl Mount {
     }
 }
 
-/// None: a line of other output.
-fn line(line: &str) -> Option<Mount> {
+/// One line of the file; None: a line of other output.
+pub fn line(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let words = |text: &str, by: char| text.split(by).map(str::to_owned).collect::<Vec<_>>();
     let (before, after) = (words(before, ' '), words(after, ' '));
