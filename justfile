@@ -23,6 +23,10 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings
 
+# the dependencies against deny.toml and the database of advisories, which takes a network
+deny:
+    cargo deny check
+
 # against each of runc, crun and youki that is installed, and the floor (as root, on a quiet machine)
 bench *arguments:
     tests/bench/run {{arguments}}
