@@ -49,7 +49,11 @@ fn follow(part: &str, home: &str, runner: &[&str]) {
     let said = format!("{}{}", done.stdout(), done.stderr());
     let (texts, failed) = (of("text").map(|block| block.text), done.code != Some(0));
     let missing: Vec<_> = texts.filter(|text| !said.contains(text)).collect();
-    assert!(!failed && missing.is_empty(), "exit status {:?}, without {missing:?}: {said}", done.code);
+    if failed || !missing.is_empty() {
+        let journal = Command::new("journalctl").args(["--lines", "40"]).output().expect("journalctl").stdout;
+        let journal = String::from_utf8_lossy(&journal).into_owned();
+        panic!("exit status {:?}, without {missing:?}: {said}{journal}", done.code);
+    }
 }
 
 fn systemctl(args: &[&str]) -> String {
