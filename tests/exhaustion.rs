@@ -31,8 +31,9 @@ fn a_flood_of_output_takes_no_memory_of_the_runtime() {
         let mut output = run.stdout.take().expect("a pipe");
         let mut bytes = vec![0; 64 << 10];
         let (mut seen, mut least, mut most) = (0, u64::MAX, 0);
-        let end = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < end {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while seen < 1 << 18 {
+            assert!(Instant::now() < deadline, "{flood}: only {seen} bytes came");
             seen += output.read(&mut bytes).expect("read");
             least = least.min(resident(run.id()));
             most = most.max(resident(run.id()));
@@ -41,7 +42,6 @@ fn a_flood_of_output_takes_no_memory_of_the_runtime() {
         bundle.on("kill", &["KILL"]).well();
         drop(output);
         assert_eq!(run.wait().expect("wait").code(), Some(137), "{flood}");
-        assert!(seen > 1 << 17, "{flood}: only {seen} bytes came");
         assert!(most - least < 2048, "{flood}: from {least} to {most} kB while {seen} bytes went through");
     }
 }
