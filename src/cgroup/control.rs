@@ -112,10 +112,13 @@ impl Cgroup {
     /// The write is refused, or the deadline passes (a process in an uninterruptible sleep).
     pub fn freeze(&self, deadline: Instant) -> Result<()> {
         self.set_frozen(true)?;
-        if self.await_events(deadline, |events| events.frozen)? {
+        let stopped = self.await_events(deadline, |events| events.frozen);
+        if matches!(stopped, Ok(true)) {
             return Ok(());
         }
+        // What has failed leaves nobody stopped.
         self.set_frozen(false)?;
+        stopped?;
         Err(self
             .failed("freeze", "poll(\"cgroup.events\")", Errno::ETIMEDOUT)
             .hint("a process does not stop: look for state D in ps"))
