@@ -104,7 +104,8 @@ fn the_kernel_takes_the_shipped_profiles() {
     for name in crate::profiles::NAMES {
         let filter = compile(&crate::profiles::load(name)).unwrap().unwrap();
         let (loaded, errnos, status) = probe(&filter, [(libc::SYS_bpf, [99, 0]), (libc::SYS_getpid, [0; 2])]);
-        let denied = if name == "complain" { libc::EINVAL } else { libc::EPERM };
-        assert_eq!((loaded, errnos, status), (0, [denied, 0], 0), "{name}");
+        assert_eq!((loaded, errnos[1], status), (0, 0, 0), "{name}");
+        // What it says else, to a command that there is not, is about a size that nobody has set: EINVAL or E2BIG.
+        assert_eq!(errnos[0] == libc::EPERM, name != "complain", "{name}: {errnos:?}");
     }
 }
