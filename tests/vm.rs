@@ -21,7 +21,7 @@ use builds::{PROJECT, modified, test_binaries, tests_of};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Tests of plain data, to which a second kernel adds nothing; of what a person at a terminal would notice, and of faults at
-/// each call, which emulation is too slow for; the probes of `breakout`, likewise; runc's own, which `just conformance --vm` runs
+/// each call, which emulation is too slow for; of sources, and of the calls of a start; the probes of `breakout`, likewise; runc's own, which `just conformance --vm` runs
 /// there; and the engines, as `just engines --vm` does.
 /// Whole binaries, or modules of one.
 const NATIVE_ONLY: &[&str] = &[
@@ -32,6 +32,7 @@ const NATIVE_ONLY: &[&str] = &[
     "faults",
     "foreground",
     "fuzz",
+    "invariants",
     "plan",
     "seccomp::errors",
     "seccomp::interpreter",
@@ -39,6 +40,7 @@ const NATIVE_ONLY: &[&str] = &[
     "seccomp::meaning",
     "seccomp::profiles",
     "seccomp::section",
+    "security",
     "spec",
 ];
 /// Those that get the machine with systemd.

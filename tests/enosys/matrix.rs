@@ -37,13 +37,16 @@ const OTHERS: &[&str] = &[
     "faults",
     "foreground",
     "fuzz",
+    "invariants",
     "plan",
     "seal",
     "seccomp",
     "seccomp_tools",
+    "security",
     "spec",
     "state",
     "systemd",
+    "units",
     "vm",
 ];
 /// What docs/kernel-features.md lists.
