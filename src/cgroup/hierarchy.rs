@@ -89,7 +89,27 @@ fn parse(text: &str) -> (String, Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_skipped(line in "(\\PC|[\n\t:\\\\]){0,200}") {
+            let _ = (mount_point(&line), parse(&line));
+        }
+
+        /// As the kernel escapes it (seq_path(9), " \t\n\\").
+        #[test]
+        fn a_mount_point_comes_back_as_it_is(path in "/[ -~\t\n]{0,40}") {
+            let escaped: String = path
+                .chars()
+                .map(|c| if " \t\n\\".contains(c) { format!("\\{:03o}", u32::from(c)) } else { c.to_string() })
+                .collect();
+            let line = format!("30 24 0:26 / {escaped} rw,relatime shared:4 - cgroup2 cgroup2 rw");
+            prop_assert_eq!(mount_point(&line), Some(path.into()));
+        }
+    }
 
     #[test]
     fn hybrid_hosts_list_what_v1_holds() {
