@@ -80,8 +80,9 @@ impl Terminal {
             stdout_open: true,
             hung_up: None,
         };
-        set_onlcr(&terminal.master, false).map_err(|errno| failed("tcsetattr(master)", errno))?;
-        terminal.take_tty().map_err(|errno| failed("tcsetattr(stdin)", errno))?;
+        // Once, since the container may write at any time: never in two ways what no program changed in between.
+        let ours = terminal.take_tty().map_err(|errno| failed("tcsetattr(stdin)", errno))?;
+        set_onlcr(&terminal.master, ours).map_err(|errno| failed("tcsetattr(master)", errno))?;
         terminal.resize();
         Ok(terminal)
     }
@@ -99,7 +100,9 @@ impl Terminal {
     pub(crate) fn resume(&mut self) {
         self.stdin_open = true;
         // The terminal may be gone; reading it says so.
-        let _ = self.take_tty();
+        if self.take_tty() == Ok(true) {
+            let _ = set_onlcr(&self.master, true);
+        }
         self.resize();
     }
 
@@ -108,14 +111,13 @@ impl Terminal {
     /// A newline is translated to CR NL in one place, and only if our terminal did it before: by the container's
     /// pseudo-terminal as long as our own is raw and shows the output, by our own otherwise. So nothing is added to what
     /// goes to a file or a pipe, and full-screen programs see a terminal that does what its flags say.
-    fn take_tty(&mut self) -> nix::Result<()> {
-        let Some(tty) = self.tty.as_mut().filter(|tty| !tty.in_background()) else { return Ok(()) };
+    ///
+    /// True when it is for the container's to translate from now on.
+    fn take_tty(&mut self) -> nix::Result<bool> {
+        let Some(tty) = self.tty.as_mut().filter(|tty| !tty.in_background()) else { return Ok(false) };
         let first = tty.original.is_none();
         let translates = tty.make_raw()?;
-        if first && translates && is_tty(&self.stdout.fd) {
-            set_onlcr(&self.master, true)?;
-        }
-        Ok(())
+        Ok(first && translates && is_tty(&self.stdout.fd))
     }
 
     /// Adds to `fds` what the relay waits for now, and says for how long to wait at most.
