@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
+use crate::error::Error;
 use crate::host::Rootless;
 use crate::state::Store;
 
@@ -180,6 +181,20 @@ pub fn main() -> i32 {
             if verb.name == "exec" { 255 } else { 1 }
         }
     }
+}
+
+/// One command of the command line within this process, which must have no other thread: what the supervisor's workers do.
+/// What it prints goes to the standard descriptors; of an error nothing is printed.
+///
+/// # Errors
+/// As the command says it.
+pub(crate) fn call(words: &[std::ffi::OsString]) -> anyhow::Result<i32> {
+    let words = std::iter::once(std::ffi::OsString::from("orlop")).chain(words.iter().cloned());
+    let matches = command_line().try_get_matches_from(words)?;
+    let global = Global::from_arg_matches(&matches)?;
+    let called = matches.subcommand().and_then(|(name, own)| Some((VERBS.iter().find(|verb| verb.name == name)?, own)));
+    let (verb, own) = called.ok_or_else(|| Error::new("no such command"))?;
+    dispatch(verb, own, &global)
 }
 
 /// An option that takes a value was the last word.

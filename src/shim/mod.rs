@@ -5,8 +5,29 @@
 //! [`probe`] counts what probes have found, [`restart`] decides what follows an exit, and [`config`] is where a bundle says
 //! what it wants of all that.
 
+pub mod children;
+pub mod clock;
+pub mod command;
 pub mod config;
+pub mod containerd;
 pub mod dialect;
+pub mod epoll;
 pub mod health;
+pub mod jobs;
 pub mod probe;
 pub mod restart;
+
+/// The program: containerd's contract under the name `containerd-shim-orlop-v2`, the supervisor's own command line otherwise.
+/// The exit status.
+pub fn main() -> i32 {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&name).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match crate::seal::ensure() {
+        Ok(()) if name.starts_with("containerd-shim-") => containerd::main(),
+        Ok(()) => command::main(),
+        Err(error) => {
+            eprintln!("orlop-shim: {error:#}");
+            1
+        }
+    }
+}

@@ -93,7 +93,7 @@ pub unsafe extern "C" fn first(stack: usize) {
     unsafe {
         let argc = word(stack);
         let argv = stack + 8;
-        if enters(argc, argv) {
+        if enters(argc, argv) || (argc > 0 && is_shim(word(argv))) {
             let exe = syscall(libc::SYS_openat, AT_FDCWD, text!("/proc/self/exe"), CLOEXEC, 0, 0);
             if exe >= 0 {
                 if !read_only(exe as usize) {
@@ -120,6 +120,27 @@ unsafe fn enters(argc: usize, argv: usize) -> bool {
             }
         }
         index += 1;
+    }
+    false
+}
+
+/// The program was called by a name of the supervisor's, `orlop-shim` or `containerd-shim-orlop-v2`: its workers are processes
+/// of this binary that go into containers.
+#[inline(always)]
+unsafe fn is_shim(name: usize) -> bool {
+    let mut at = name;
+    // SAFETY: the string ends in a NUL byte, and is not read past it: each byte is looked at after those before it.
+    unsafe {
+        while byte(at) != 0 {
+            if byte(at) == b's' as u32
+                && byte(at + 1) == b'h' as u32
+                && byte(at + 2) == b'i' as u32
+                && byte(at + 3) == b'm' as u32
+            {
+                return true;
+            }
+            at += 1;
+        }
     }
     false
 }
