@@ -240,8 +240,7 @@ fn work_in_child(
 }
 
 fn prepare(reply: BorrowedFd<'_>, stdio: [Option<BorrowedFd<'_>>; 3], kept: &[BorrowedFd<'_>]) -> Result<()> {
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-        .map_err(|errno| failed("sigprocmask", errno))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|errno| failed("sigprocmask", errno))?;
     let null = File::options()
         .read(true)
         .write(true)
@@ -258,7 +257,8 @@ fn prepare(reply: BorrowedFd<'_>, stdio: [Option<BorrowedFd<'_>>; 3], kept: &[Bo
     let mut first = 3;
     for number in open.into_iter().filter(|number| *number >= 3) {
         if number > first {
-            process::close_range(first as u32, number as u32 - 1, false).map_err(|errno| failed("close_range", errno))?;
+            process::close_range(first as u32, number as u32 - 1, false)
+                .map_err(|errno| failed("close_range", errno))?;
         }
         first = number + 1;
     }

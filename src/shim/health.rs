@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How many periods a sample counts for. One that is older says nothing: the last good value is not repeated.
 pub const STALE_AFTER: u32 = 3;
@@ -186,7 +186,7 @@ impl Axes {
 }
 
 /// The one word for it all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Summary {
     /// It was stopped for want of a lease.
@@ -218,7 +218,7 @@ pub enum Summary {
 }
 
 /// Why, in one of a closed list of words: `[a-z0-9-]{1,32}`, so that it can stand in any protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Reason {

@@ -16,6 +16,7 @@ pub mod health;
 pub mod jobs;
 pub mod probe;
 pub mod restart;
+pub mod view;
 
 /// The program: containerd's contract under the name `containerd-shim-orlop-v2`, the supervisor's own command line otherwise.
 /// The exit status.

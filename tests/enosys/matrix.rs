@@ -131,7 +131,8 @@ pub fn run(words: impl Iterator<Item = OsString>) -> i32 {
         let again = tests.iter().filter(|test| first.iter().any(|(name, _)| *name == test.name));
         ran.extend(work.round(again, Some((call, errno))));
         let late = first.iter().filter(|(name, _)| wrong(&ran[name], name).is_none());
-        let late = late.inspect(|(name, why)| println!("# the second time: {name}: {}", why.replace('\n', " / "))).count();
+        let late =
+            late.inspect(|(name, why)| println!("# the second time: {name}: {}", why.replace('\n', " / "))).count();
         tell(number + 1, &ran, &control, (call, errno), late)
     });
     i32::from(wrong.sum::<usize>() > 0)
