@@ -207,7 +207,7 @@ fn the_agent_gets_the_listener_of_a_users_container() {
             });
         });
         let run = begin(mine.making("run", &[]));
-        let (_, listener) = common::message(&agent.accept().expect("accept").0);
+        let (_, listener) = common::message(&common::accepted(&agent));
         // Without a listener the call fails with ENOSYS.
         drop(listener);
         run.end().fails("Function not implemented");

@@ -3,9 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -305,7 +305,15 @@ impl Outcome {
 
 /// What the first connection to a socket brings: a text, and one descriptor.
 pub fn received(listener: &UnixListener) -> (String, OwnedFd) {
-    message(&listener.accept().expect("accept").0)
+    message(&accepted(listener))
+}
+
+/// The first connection to a socket. Who should connect may have failed, and never will.
+pub fn accepted(listener: &UnixListener) -> UnixStream {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, 20_000u16), Ok(1), "nobody has connected in 20 s");
+    listener.accept().expect("accept").0
 }
 
 /// The next message of a socket: a text, and one descriptor.
