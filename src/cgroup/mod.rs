@@ -15,7 +15,7 @@ mod foresee;
 mod hierarchy;
 mod path;
 mod resources;
-mod stats;
+pub(crate) mod stats;
 mod update;
 
 pub use control::{Events, load_devices};

@@ -330,6 +330,17 @@ fn rdma(text: &str) -> Vec<RdmaEntry> {
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, then `full`.
+/// A key of a file in the form `KEY VALUE`.
+pub(crate) fn value_of(text: &str, key: &str) -> Option<u64> {
+    flat(text).get(key).copied()
+}
+
+/// A share of time in percent, or the total in microseconds, of a pressure file: `value("some", "avg10")`.
+pub(crate) fn pressure_of(text: &str, line: &str, key: &str) -> Option<f64> {
+    let line = text.lines().find_map(|found| found.strip_prefix(line))?;
+    line.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))?.parse().ok()
+}
+
 fn psi(text: &str) -> Psi {
     let line = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();

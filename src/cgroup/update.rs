@@ -59,6 +59,28 @@ impl Cgroup {
         }
     }
 
+    /// Opens a pressure file with a trigger: it is ready for `POLLPRI` once the stall has been longer than `stall` microseconds
+    /// within `window` microseconds (accounting/psi.rst; without CAP_SYS_RESOURCE the window is a multiple of 2 s). None where
+    /// pressure is not accounted.
+    ///
+    /// # Errors
+    /// The kernel does not take the trigger.
+    pub fn pressure_trigger(&self, name: &str, some: bool, stall: u64, window: u64) -> Result<Option<OwnedFd>> {
+        let failed =
+            |call: String, errno| Error::new(format!("wait for {}/{name}", self.path().display())).call(call, errno);
+        let file = match file::open(self.fd(), name, OFlag::O_RDWR | OFlag::O_NONBLOCK) {
+            Ok(file) => file,
+            Err(Errno::ENOENT | Errno::ENODEV | Errno::EOPNOTSUPP) => return Ok(None),
+            Err(errno) => return Err(failed("openat2".to_owned(), errno)),
+        };
+        let trigger = format!("{} {stall} {window}", if some { "some" } else { "full" });
+        match nix::unistd::write(&file, trigger.as_bytes()) {
+            Ok(_) => Ok(Some(file)),
+            Err(Errno::EOPNOTSUPP) => Ok(None),
+            Err(errno) => Err(failed(format!("write({trigger:?})"), errno)),
+        }
+    }
+
     /// Reads a file of the cgroup; none where its controller or the file is missing.
     ///
     /// # Errors

@@ -67,6 +67,15 @@ pub enum How {
         /// Its port.
         port: u16,
     },
+    /// A share of time in which its tasks stand still: less than `percent` is a yes.
+    Psi {
+        /// cpu, memory or io.
+        resource: &'static str,
+        /// All tasks at once (`full`), or any (`some`).
+        full: bool,
+        /// The average of ten seconds.
+        percent: u8,
+    },
     /// The program says so itself: `READY=1` for startup and readiness, `WATCHDOG=1` in each period for liveness (sd_notify(3)).
     Notify,
 }
@@ -160,6 +169,7 @@ struct CheckText {
     http_get: Option<HttpText>,
     tcp_socket: Option<TcpText>,
     notify: Option<NotifyText>,
+    psi: Option<PsiText>,
     initial_delay_seconds: Option<f64>,
     period_seconds: Option<f64>,
     timeout_seconds: Option<f64>,
@@ -203,6 +213,14 @@ struct TcpText {
 #[serde(deny_unknown_fields)]
 struct NotifyText {}
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PsiText {
+    resource: String,
+    kind: Option<String>,
+    percent: u8,
+}
+
 /// `liveness`: kubelet takes no other threshold of successes than 1 there, since the first one ends the fault.
 fn check(value: Value, place: &str, liveness: bool) -> Result<Check> {
     let text: CheckText = parse(value, place)?;
@@ -242,12 +260,12 @@ fn how(text: CheckText, place: &str) -> Result<How> {
         true => Err(Error::new("control characters").at(format!("{place}{at}"))),
         false => Ok(()),
     };
-    match (text.exec, text.http_get, text.tcp_socket, text.notify) {
-        (Some(exec), None, None, None) => match exec.command.first().is_some_and(|program| !program.is_empty()) {
+    match (text.exec, text.http_get, text.tcp_socket, text.notify, text.psi) {
+        (Some(exec), None, None, None, None) => match exec.command.first().is_some_and(|program| !program.is_empty()) {
             true => Ok(How::Exec(exec.command)),
             false => Err(Error::new("command must not be empty").at(format!("{place}/exec/command"))),
         },
-        (None, Some(http), None, None) => {
+        (None, Some(http), None, None, None) => {
             let path = http.path.unwrap_or_else(|| "/".to_owned());
             if !path.starts_with('/') || path.contains(' ') {
                 return Err(Error::new("path must begin with / and hold no space").at(format!("{place}/httpGet/path")));
@@ -260,11 +278,27 @@ fn how(text: CheckText, place: &str) -> Result<How> {
             let headers = http.http_headers.into_iter().map(|header| (header.name, header.value)).collect();
             Ok(How::Http { host: address(host(http.host), place, "httpGet")?, port: http.port, path, headers })
         }
-        (None, None, Some(tcp), None) => {
+        (None, None, Some(tcp), None, None) => {
             Ok(How::Tcp { host: address(host(tcp.host), place, "tcpSocket")?, port: tcp.port })
         }
-        (None, None, None, Some(NotifyText {})) => Ok(How::Notify),
-        _ => Err(Error::new("one of exec, httpGet, tcpSocket and notify must say how").at(place)),
+        (None, None, None, Some(NotifyText {}), None) => Ok(How::Notify),
+        (None, None, None, None, Some(psi)) => pressure(&psi, place),
+        _ => Err(Error::new("one of exec, httpGet, tcpSocket, notify and psi must say how").at(place)),
+    }
+}
+
+fn pressure(text: &PsiText, place: &str) -> Result<How> {
+    let bad = |at: &str, why: &str| Error::new(why).at(format!("{place}/psi/{at}"));
+    let resource = ["cpu", "memory", "io"].into_iter().find(|name| *name == text.resource);
+    let resource = resource.ok_or_else(|| bad("resource", "cpu, memory and io have pressure"))?;
+    let full = match text.kind.as_deref() {
+        None | Some("some") => false,
+        Some("full") => true,
+        Some(_) => return Err(bad("kind", "it is some or full")),
+    };
+    match text.percent {
+        1..=100 => Ok(How::Psi { resource, full, percent: text.percent }),
+        _ => Err(bad("percent", "it is from 1 to 100")),
     }
 }
 

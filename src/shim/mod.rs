@@ -14,7 +14,11 @@ pub mod dialect;
 pub mod epoll;
 pub mod health;
 pub mod jobs;
+pub mod observe;
+pub mod output;
 pub mod probe;
+pub mod probing;
+pub mod record;
 pub mod restart;
 pub mod view;
 

@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
+pub use super::clock::Moment;
 use super::health::Failure;
-
-/// A moment on `CLOCK_BOOTTIME`, as the time since boot: it goes on while the machine sleeps, and is never set.
-pub type Moment = Duration;
 
 /// When a probe is made, and how its answers count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

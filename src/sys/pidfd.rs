@@ -28,6 +28,34 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd, signal: c_int) -> Result<()> {
     Errno::result::<c_long>(sent).map(drop)
 }
 
+/// How the process of a pidfd has ended, also for who is not its parent (`PIDFD_GET_INFO`, the status from Linux 6.15 on). None: it
+/// has not ended, or has not been waited for by its parent yet. ENOTTY, EINVAL: the kernel is older.
+pub fn exit_of(pidfd: BorrowedFd) -> Result<Option<End>> {
+    /// `struct pidfd_info` in its first size, of Linux 6.13, with what 6.15 put into its end.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        cgroupid: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: u64 = 3 << 30 | (size_of::<Info>() as u64) << 16 | 0xFF << 8 | 11;
+    let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+    // SAFETY: the kernel reads and writes no more than the size that is in the number of the call.
+    match Errno::result(unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) }) {
+        Err(Errno::ESRCH) => return Ok(None),
+        other => other?,
+    };
+    let status = info.exit_code;
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then(|| match status & 0x7f {
+        0 => End::Exited(status >> 8 & 0xff),
+        signal => End::Signaled(signal),
+    }))
+}
+
 /// Which children [`waitid`] looks at.
 #[derive(Debug, Clone, Copy)]
 pub enum WaitId<'a> {
