@@ -500,6 +500,17 @@ pub fn now() -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
 }
 
+/// A time as HTTP has it (RFC 9110, IMF-fixdate).
+pub fn http_date(time: std::time::SystemTime) -> String {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    let seconds = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (year, month, day) = civil((seconds / 86400) as i64);
+    let (weekday, month) = (DAYS[(seconds / 86400 % 7) as usize], MONTHS[(month - 1) as usize]);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
 /// Days since 1970-01-01 to a date of the Gregorian calendar, by eras of 400 years that begin on 1 March.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
@@ -547,6 +558,8 @@ mod tests {
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_779), (2026, 11, 22));
         assert_eq!(civil(-1), (1969, 12, 31));
+        let example = std::time::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
+        assert_eq!(http_date(example), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 
     #[test]

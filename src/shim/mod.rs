@@ -5,6 +5,7 @@
 //! [`probe`] counts what probes have found, [`restart`] decides what follows an exit, and [`config`] is where a bundle says
 //! what it wants of all that.
 
+pub mod api;
 pub mod children;
 pub mod clock;
 pub mod command;
@@ -13,6 +14,7 @@ pub mod containerd;
 pub mod dialect;
 pub mod epoll;
 pub mod health;
+pub mod http;
 pub mod jobs;
 pub mod observe;
 pub mod output;
