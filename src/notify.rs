@@ -41,6 +41,11 @@ pub fn in_container() -> String {
     format!("{DIRECTORY}/{SOCKET}")
 }
 
+/// The socket's path in the state directory.
+pub fn socket() -> String {
+    format!("{NAME}/{SOCKET}")
+}
+
 /// The service manager's socket, by our own environment.
 pub fn manager() -> Option<OsString> {
     std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())

@@ -1,7 +1,203 @@
 //! The supervisor's command line.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use nix::fcntl::OFlag;
+
+use super::config::Config;
+use super::jobs::Runtime;
+use super::record;
+use super::supervise::{self, Supervisor, Wanted};
+use crate::error::{Error, Result};
+use crate::sys::clone::{Cloned, clone3};
+
+/// Runs a container, knows its health, and tells any cluster manager
+#[derive(Debug, Parser)]
+#[command(name = "orlop-shim", version, disable_help_subcommand = true)]
+struct Line {
+    /// Directory of all supervisors [default: /run/orlop-shim, or $XDG_RUNTIME_DIR/orlop-shim for ordinary users]
+    #[arg(long, global = true, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a bundle, and start it again as it wants to be
+    Run(RunArgs),
+    /// Go on where a supervisor was that has died: its container is neither stopped nor started anew
+    Resume(ResumeArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The bundle: a directory with config.json, and health.json if it has one
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
+    /// The container's id [default: the bundle's name]
+    #[arg(value_name = "ID")]
+    id: Option<String>,
+    /// Return as soon as the program runs; the supervisor stays
+    #[arg(short, long)]
+    detach: bool,
+    /// Answer what may be read on this port as well: 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Directory for the state of containers, as of orlop [default: /run/orlop, or $XDG_RUNTIME_DIR/orlop for ordinary users]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Have systemd make the cgroup
+    #[arg(long)]
+    systemd_cgroup: bool,
+}
+
+#[derive(Debug, Args)]
+struct ResumeArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Return at once; the supervisor stays
+    #[arg(short, long)]
+    detach: bool,
+    /// So many listening sockets are open from descriptor 100 on: this is the same process, with another program
+    #[arg(long, value_name = "N", hide = true)]
+    sockets: Option<usize>,
+    #[arg(long, hide = true)]
+    foreground: bool,
+    #[arg(long, hide = true)]
+    in_place: bool,
+}
+
 /// Runs it. The exit status.
 pub fn main() -> i32 {
-    eprintln!("orlop-shim: not made yet");
-    1
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let _ = error.print();
+            return i32::from(error.use_stderr());
+        }
+    };
+    let directory = line.directory.unwrap_or_else(record::default_directory);
+    let done = match line.verb {
+        Verb::Run(args) => run(args, directory),
+        Verb::Resume(args) => resume(&args, directory),
+    };
+    done.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "orlop-shim: {error:#}");
+        1
+    })
+}
+
+/// The command line as clap knows it, for completions, man pages and tests.
+pub fn command_line() -> clap::Command {
+    use clap::CommandFactory;
+    Line::command()
+}
+
+fn run(args: RunArgs, directory: PathBuf) -> Result<i32> {
+    let bundle = args.bundle.canonicalize().map_err(|error| {
+        Error::new(format!("open the bundle {}", args.bundle.display())).call("realpath", crate::host::errno(&error))
+    })?;
+    let id = match args.id {
+        Some(id) => id,
+        None => bundle.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    crate::validate::container_id(&id)?;
+    let config = Config::of_bundle(&bundle)?;
+    let root = args.root.unwrap_or_else(|| crate::state::default_root(crate::host::in_runtime_dir()));
+    let root = std::path::absolute(&root)
+        .map_err(|error| Error::new("find the state directory").call("getcwd", crate::host::errno(&error)))?;
+    let runtime = Runtime { root, systemd_cgroup: args.systemd_cgroup };
+    let program = supervise::program();
+    let wanted = Wanted { id, bundle, runtime, directory, listen: args.listen, config, program };
+    if args.detach {
+        return detached(move |parent| {
+            let mut supervisor = Supervisor::new(wanted, false, None)?;
+            supervisor.tell(parent);
+            supervisor.run()
+        });
+    }
+    Supervisor::new(wanted, true, None)?.run()
+}
+
+fn resume(args: &ResumeArgs, directory: PathBuf) -> Result<i32> {
+    let (saved, wanted) = supervise::left(&directory, &args.id, supervise::program())?;
+    let inherited = args.sockets.map(supervise::inherited_sockets).transpose()?;
+    let child = inherited.is_some();
+    if args.detach {
+        return detached(move |parent| {
+            let mut supervisor = Supervisor::new(wanted, false, None)?;
+            supervisor.go_on(saved, false)?;
+            crate::sys::path::write(std::os::fd::AsFd::as_fd(&parent), &[0])
+                .map_err(|errno| Error::new("tell that it goes on").call("write", errno))?;
+            drop(parent);
+            supervisor.run()
+        });
+    }
+    let mut supervisor = Supervisor::new(wanted, args.foreground, inherited)?;
+    supervisor.go_on(saved, child)?;
+    supervisor.run()
+}
+
+/// Has a process of its own do `supervise`, and returns when that has written a byte of zero to what it is given. Anything else that
+/// it writes is why it has failed.
+fn detached(supervise: impl FnOnce(OwnedFd) -> Result<i32>) -> Result<i32> {
+    let failed = |call: &str, errno| Error::new("detach the supervisor").call(call, errno);
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2", errno))?;
+    match clone3(0, None).map_err(|errno| failed("clone3", errno))? {
+        Cloned::Parent(..) => {}
+        Cloned::Child => {
+            drop(ours);
+            let said = theirs.try_clone();
+            let status = apart().and_then(|()| supervise(theirs));
+            if let (Err(error), Ok(said)) = (&status, said) {
+                // Nobody may listen any more.
+                let _ = File::from(said).write_all(format!("{error:#}").as_bytes());
+            }
+            crate::sys::process::exit(status.unwrap_or(1));
+        }
+    }
+    drop(theirs);
+    let mut said = Vec::new();
+    let mut ours = File::from(ours);
+    let mut buffer = [0; 4096];
+    // An error ends with its process; a good word is one byte.
+    while let Ok(length @ 1..) = ours.read(&mut buffer) {
+        said.extend_from_slice(&buffer[..length]);
+        if said[0] == 0 {
+            break;
+        }
+    }
+    match said.first() {
+        Some(0) => Ok(0),
+        None => Err(Error::new("the supervisor has died before the container's start")),
+        Some(_) => {
+            let _ = writeln!(std::io::stderr(), "orlop-shim: {}", String::from_utf8_lossy(&said));
+            Ok(1)
+        }
+    }
+}
+
+/// A session of its own, and no standard descriptor of the caller's.
+fn apart() -> Result<()> {
+    let failed = |call: &str, errno| Error::new("detach the supervisor").call(call, errno);
+    crate::sys::process::setsid().map_err(|errno| failed("setsid", errno))?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|error| failed("open(/dev/null)", crate::host::errno(&error)))?;
+    for number in 0..3 {
+        crate::sys::process::dup_onto(std::os::fd::AsFd::as_fd(&null), number)
+            .map_err(|errno| failed("dup3", errno))?;
+    }
+    let root = OsString::from("/");
+    std::env::set_current_dir(root).map_err(|error| failed("chdir(/)", crate::host::errno(&error)))
 }

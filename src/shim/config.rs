@@ -134,6 +134,26 @@ pub fn read(file: Option<&[u8]>, annotations: &BTreeMap<String, String>) -> Resu
     Ok(config)
 }
 
+impl Config {
+    /// What the bundle in a directory says.
+    ///
+    /// # Errors
+    /// Its config.json or health.json can't be read, or is not understood.
+    pub fn of_bundle(bundle: &std::path::Path) -> Result<Self> {
+        let loaded = crate::bundle::Bundle::load(bundle)?;
+        let annotations = loaded.spec.annotations().clone().unwrap_or_default().into_iter().collect();
+        let path = loaded.dir.join("health.json");
+        let file = match std::fs::read(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(Error::new(format!("read {}", path.display())).call("open", crate::host::errno(&error)));
+            }
+        };
+        read(file.as_deref(), &annotations)
+    }
+}
+
 fn one(config: &mut Config, key: &str, value: Value, place: &str) -> Result<()> {
     match key {
         "startup" => config.startup = Some(check(value, place, false)?),
@@ -384,7 +404,9 @@ fn stop(text: StopText, place: &str) -> Result<Stop> {
             );
         }
     };
-    Ok(Stop { signal: text.signal.unwrap_or(default.signal), timeout })
+    let signal = text.signal.unwrap_or(default.signal);
+    crate::commands::signal(&signal).map_err(|error| error.at(format!("{place}/signal")))?;
+    Ok(Stop { signal, timeout })
 }
 
 #[derive(Deserialize)]

@@ -26,7 +26,7 @@ pub enum Lifecycle {
 }
 
 /// How a container's first process has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// By itself.
     Code(u8),
@@ -36,6 +36,10 @@ pub enum Exit {
     Oom,
     /// It was asked to stop, and has.
     Asked,
+    /// It does not answer any more, and was stopped for that.
+    Unhealthy,
+    /// It could not be made, or its program could not be executed.
+    NotStarted,
     /// Nobody has seen it: the supervisor was away, and this kernel tells only a parent (before 6.15).
     Unknown,
 }
@@ -113,7 +117,7 @@ pub enum Resource {
 }
 
 /// Whether it ends again and again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Crash {
     /// It does not.
     None,
@@ -233,6 +237,8 @@ pub enum Reason {
     Signal,
     OomKill,
     ExitUnknown,
+    StartFailed,
+    StoppedUnhealthy,
     ProbeFailed,
     ProbeTimeout,
     ProbePending,
@@ -254,7 +260,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the source.
-    pub const ALL: [Reason; 28] = [
+    pub const ALL: [Reason; 30] = [
         Reason::Ok,
         Reason::Created,
         Reason::StartupProbe,
@@ -266,6 +272,8 @@ impl Reason {
         Reason::Signal,
         Reason::OomKill,
         Reason::ExitUnknown,
+        Reason::StartFailed,
+        Reason::StoppedUnhealthy,
         Reason::ProbeFailed,
         Reason::ProbeTimeout,
         Reason::ProbePending,
@@ -299,6 +307,8 @@ impl Reason {
             Reason::Signal => "signal",
             Reason::OomKill => "oom-kill",
             Reason::ExitUnknown => "exit-unknown",
+            Reason::StartFailed => "start-failed",
+            Reason::StoppedUnhealthy => "stopped-unhealthy",
             Reason::ProbeFailed => "probe-failed",
             Reason::ProbeTimeout => "probe-timeout",
             Reason::ProbePending => "probe-pending",
@@ -349,6 +359,8 @@ fn ended(exit: Exit, crash: Crash) -> (Summary, Reason) {
         Exit::Code(_) => Reason::ExitCode,
         Exit::Signal(_) => Reason::Signal,
         Exit::Oom => Reason::OomKill,
+        Exit::Unhealthy => Reason::StoppedUnhealthy,
+        Exit::NotStarted => Reason::StartFailed,
         Exit::Unknown => Reason::ExitUnknown,
     };
     match crash {

@@ -22,6 +22,8 @@ pub mod probe;
 pub mod probing;
 pub mod record;
 pub mod restart;
+pub mod sdnotify;
+pub mod supervise;
 pub mod view;
 
 /// The program: containerd's contract under the name `containerd-shim-orlop-v2`, the supervisor's own command line otherwise.

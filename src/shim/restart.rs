@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::health::{Crash, Exit};
 use super::probe::Moment;
 
@@ -57,9 +59,10 @@ pub enum Next {
     Start(Moment),
 }
 
-/// The exits of one container.
-#[derive(Debug, Clone)]
+/// The exits of one container. Kept over a supervisor's death, but for the policy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Restarts {
+    #[serde(skip)]
     policy: Policy,
     /// Starts in a row that came to nothing.
     row: u32,
@@ -74,6 +77,11 @@ impl Restarts {
     /// None yet.
     pub fn new(policy: Policy) -> Self {
         Self { policy, row: 0, total: 0, exits: VecDeque::new(), crash: Crash::None }
+    }
+
+    /// Those of an earlier supervisor, under a policy that is read anew.
+    pub fn under(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// How many starts there were beside the first.

@@ -69,6 +69,20 @@ pub fn prepare(argc: i32, argv: *const *mut c_char) {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
+/// Takes a variable out of the environment, so that nothing that this process begins has it. For a process without threads.
+pub fn take_variable(name: &str) -> Option<std::ffi::OsString> {
+    let value = std::env::var_os(name);
+    // SAFETY: there is no other thread that could look at the environment meanwhile (module `shim`: one thread).
+    unsafe { std::env::remove_var(name) };
+    value
+}
+
+/// Puts a variable into the environment. For a process without threads.
+pub fn set_variable(name: &str, value: &std::ffi::OsStr) {
+    // SAFETY: as above.
+    unsafe { std::env::set_var(name, value) };
+}
+
 /// Overwrites the command line by `orlop init` and the environment by nothing, as `/proc/<pid>/cmdline` and `environ` show
 /// them (proc(5)). Only for a process after the clone that looks at neither any more.
 pub fn forget_caller() {

@@ -1,0 +1,875 @@
+//! One container under supervision: from its first start to its last end.
+//!
+//! ```text
+//! Making ─▶ Starting ─▶ Up ─▶ Removing ─▶ Waiting ─▶ Making ...
+//!    └─────────┴───────────────▲  └────────▶ Over
+//! ```
+//!
+//! One thread and one loop. What takes its time is a worker's ([`super::children`]); the loop itself makes no call that waits.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::children::{Children, Job, Process, Reply, Told};
+use super::clock::{self, Moment};
+use super::config::{Config, How};
+use super::epoll::{EpollFlags, Poll, Ready};
+use super::health::{Exit, Hang, Pressure, Reason, Summary};
+use super::http::{Connections, Listener};
+use super::jobs::Runtime;
+use super::observe::{self, Limits, Observer};
+use super::output::Output;
+use super::probe::Verdict;
+use super::probing::{For, Means, Probing};
+use super::record::{Directory, Journal};
+use super::restart::{Next, Restarts, When};
+use super::sdnotify::Manager;
+use super::view::ExitView;
+use crate::error::{Error, Result};
+use crate::state;
+use crate::sys::pidfd::{End, exit_of};
+use crate::sys::process;
+
+mod control;
+mod health;
+mod saved;
+
+pub use saved::{Saved, inherited_sockets, left};
+
+/// What a worker may take to make a container, hooks and all, and to remove it.
+const WORK: Duration = Duration::from_secs(120);
+/// What a start may want of systemd's patience each time.
+const EXTENSION: Duration = Duration::from_secs(30);
+
+mod token {
+    pub(super) const OUTPUT: u64 = 1; // and 2
+    pub(super) const LISTENER: u64 = 3; // to 5
+    pub(super) const CGROUP: u64 = 6;
+    pub(super) const MEMORY: u64 = 7;
+    pub(super) const PRESSURE: u64 = 8;
+    pub(super) const NOTIFY: u64 = 9;
+    pub(super) const PROCESS: u64 = 10;
+    pub(super) const PROBE: u64 = 16;
+}
+
+/// What is to be supervised, and how.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The container's id.
+    pub id: String,
+    /// Its bundle, absolute.
+    pub bundle: PathBuf,
+    /// The runtime's own options.
+    pub runtime: Runtime,
+    /// The directory of all supervisors.
+    pub directory: PathBuf,
+    /// A loopback port for what may be read.
+    pub listen: Option<SocketAddr>,
+    /// What the bundle says of its health.
+    pub config: Config,
+    /// The supervisor's own program, for an upgrade.
+    pub program: PathBuf,
+}
+
+/// Where it is.
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    /// It is about to be made.
+    Idle,
+    Making(Job),
+    Starting(Job),
+    Up,
+    /// It has ended, and is taken away.
+    Removing(Option<Job>, Ended),
+    /// It is started again then.
+    Waiting(Moment),
+    Over(Ended),
+}
+
+/// An end: what is said of it, and the status that the kernel gave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Ended {
+    exit: Exit,
+    end: Option<End>,
+    uptime: Duration,
+}
+
+/// Why it is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Asked,
+    Restart,
+    Unhealthy,
+}
+
+/// It has been asked to stop, and is killed at the deadline.
+#[derive(Debug, Clone, Copy)]
+struct Stop {
+    why: Why,
+    deadline: Option<Moment>,
+}
+
+/// One start of it, as long as its process lives.
+#[derive(Debug)]
+struct Alive {
+    process: Process,
+    pidfd: OwnedFd,
+    /// It is our child. If not, its pidfd tells its end.
+    child: bool,
+    observer: Option<Observer>,
+    /// The container's NOTIFY_SOCKET.
+    notify: Option<UnixDatagram>,
+    started: Moment,
+    started_at: String,
+    ready_after: Option<Duration>,
+    probes: Vec<Probing>,
+    hang: Option<Hang>,
+    paused: bool,
+    pressure: Pressure,
+    next_look: Option<Moment>,
+    oom_kills: u64,
+    /// It ended before its start was known to have worked.
+    early: Option<End>,
+}
+
+/// The supervisor.
+#[derive(Debug)]
+pub struct Supervisor {
+    wanted: Wanted,
+    directory: Directory,
+    journal: Journal,
+    poll: Poll,
+    children: Children,
+    netns: OwnedFd,
+    output: Option<Output>,
+    manager: Option<Manager>,
+    watchdog: Option<Moment>,
+    connections: Connections,
+    listeners: Vec<Listener>,
+    restarts: Restarts,
+    phase: Phase,
+    alive: Option<Alive>,
+    stop: Option<Stop>,
+    last_exit: Option<ExitView>,
+    said: Option<(Summary, Reason)>,
+    since: String,
+    /// The container's standard descriptors are ours.
+    foreground: bool,
+    upgrade: bool,
+    lag: health::Lag,
+    /// What went wrong with the last start.
+    failure: Option<String>,
+    /// The parent of a detached supervisor waits for one word.
+    parent: Option<OwnedFd>,
+}
+
+/// Signals that are for the supervisor.
+pub const SIGNALS: &[Signal] =
+    &[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR2];
+
+impl Supervisor {
+    /// Everything but the container.
+    ///
+    /// # Errors
+    /// The directory is another supervisor's, the log can't be written, an address is in use.
+    pub fn new(wanted: Wanted, foreground: bool, inherited: Option<Vec<Listener>>) -> Result<Self> {
+        crate::foreground::become_subreaper()?;
+        let manager = Manager::take();
+        let directory = Directory::claim(&wanted.directory, &wanted.id)?;
+        let journal = Journal::open(&directory, &wanted.id)?;
+        let poll = Poll::new(SIGNALS)?;
+        let netns = std::fs::File::open("/proc/self/ns/net").map(OwnedFd::from).map_err(|error| {
+            Error::new("open the supervisor's network namespace").call("open", crate::host::errno(&error))
+        })?;
+        let output = wanted.config.log.as_ref().map(|log| Output::open(directory.path(), log)).transpose()?;
+        if let Some(output) = &output {
+            for (index, reader) in output.readers().into_iter().enumerate() {
+                poll.add(reader, token::OUTPUT + index as u64, EpollFlags::EPOLLIN)?;
+            }
+        }
+        let listeners = match inherited {
+            Some(listeners) => listeners,
+            None => control::listen(&directory, wanted.listen)?,
+        };
+        for (index, listener) in listeners.iter().enumerate() {
+            poll.add(listener, token::LISTENER + index as u64, EpollFlags::EPOLLIN)?;
+        }
+        directory.remove("last.json");
+        let watchdog = manager.as_ref().and_then(|manager| Some(clock::now() + manager.watchdog?));
+        let restarts = Restarts::new(wanted.config.restart);
+        Ok(Self {
+            wanted,
+            directory,
+            journal,
+            poll,
+            children: Children::default(),
+            netns,
+            output,
+            manager,
+            watchdog,
+            connections: Connections::new(),
+            listeners,
+            restarts,
+            phase: Phase::Idle,
+            alive: None,
+            stop: None,
+            last_exit: None,
+            said: None,
+            since: state::now(),
+            foreground,
+            upgrade: false,
+            lag: health::Lag::default(),
+            failure: None,
+            parent: None,
+        })
+    }
+
+    /// Tells `parent` when the first start has worked, by a byte of zero, or why it has not.
+    pub fn tell(&mut self, parent: OwnedFd) {
+        self.parent = Some(parent);
+    }
+
+    /// Supervises it until it is over. The exit status: the container's own, 0 when it was asked to stop.
+    ///
+    /// # Errors
+    /// The supervisor can't go on, or the container could not be started and is not tried again.
+    pub fn run(mut self) -> Result<i32> {
+        if self.phase == Phase::Idle {
+            self.launch()?;
+        }
+        // What has ended before the signals were read, as when this program has just been executed anew.
+        self.reap()?;
+        loop {
+            self.reconsider()?;
+            if let Phase::Over(ended) = self.phase {
+                return self.finish(ended);
+            }
+            if self.upgrade && self.children.deadline().is_none() {
+                self.upgrade = false;
+                let error = self.execute_anew();
+                self.note("supervisor", json!({ "upgrade": error.to_string() }));
+            }
+            let wake = self.next();
+            self.poll.wake_at(wake)?;
+            for ready in self.poll.wait()? {
+                self.one(ready)?;
+            }
+            self.lag.woken(wake);
+            self.times()?;
+        }
+    }
+
+    fn finish(mut self, ended: Ended) -> Result<i32> {
+        if let Some(manager) = &self.manager {
+            manager.stopping();
+        }
+        let view = self.view(clock::now());
+        self.directory.write("last.json", &view)?;
+        for name in ["supervisor.json", "read.sock", "control.sock"] {
+            self.directory.remove(name);
+        }
+        self.connections.clear();
+        match (ended.exit, ended.end) {
+            (Exit::NotStarted, _) => Err(Error::new(self.failure.take().unwrap_or_default())),
+            (Exit::Asked, _) => Ok(0),
+            (Exit::Unhealthy, _) => Ok(1),
+            (_, Some(End::Exited(status))) => Ok(status),
+            (_, Some(End::Signaled(signal))) => Ok(128 + signal),
+            (_, None) => Ok(1),
+        }
+    }
+
+    /// Writes an event down. What can't be is said on standard error, and does not stop anything.
+    fn note(&mut self, kind: &str, data: serde_json::Value) {
+        let lasting = kind == "exit";
+        if let Err(error) = self.journal.append(kind, data, lasting) {
+            eprintln!("orlop-shim: {error}");
+        }
+    }
+
+    /// The next moment at which something is to be done.
+    fn next(&self) -> Option<Moment> {
+        let probes = || {
+            let alive = self.alive.as_ref().filter(|alive| self.phase == Phase::Up && !alive.paused);
+            alive
+                .into_iter()
+                .flat_map(|alive| probed(&alive.probes))
+                .filter_map(|index| self.alive.as_ref().and_then(|alive| alive.probes[index].next()))
+        };
+        let waiting = if let Phase::Waiting(at) = self.phase { Some(at) } else { None };
+        let times = [
+            self.children.deadline(),
+            self.connections.deadline(),
+            self.stop.and_then(|stop| stop.deadline),
+            self.watchdog,
+            waiting,
+            self.alive.as_ref().and_then(|alive| alive.next_look),
+        ];
+        times.into_iter().flatten().chain(probes()).min()
+    }
+
+    fn one(&mut self, ready: Ready) -> Result<()> {
+        match ready {
+            Ready::Signal(Signal::SIGCHLD) => self.reap(),
+            Ready::Signal(Signal::SIGHUP) => Ok(()),
+            Ready::Signal(Signal::SIGUSR2) => {
+                self.upgrade = true;
+                Ok(())
+            }
+            Ready::Signal(_) => self.ask_to_stop(Why::Asked, None),
+            Ready::Time => Ok(()),
+            Ready::File(found, flags) if Connections::owns(found) => self.client(found, flags),
+            Ready::File(found, _) => self.file(found),
+        }
+    }
+
+    fn file(&mut self, found: u64) -> Result<()> {
+        let now = clock::now();
+        match found {
+            token::OUTPUT..token::LISTENER => {
+                if let Some(output) = &mut self.output {
+                    output.take((found - token::OUTPUT) as usize);
+                }
+                Ok(())
+            }
+            token::LISTENER..token::CGROUP => {
+                let index = (found - token::LISTENER) as usize;
+                let Some(listener) = self.listeners.get(index) else { return Ok(()) };
+                self.connections.accept(listener, &self.poll, now)
+            }
+            token::PROCESS => self.gone(),
+            _ => {
+                self.kernel(found, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Something of the container that is alive.
+    fn kernel(&mut self, found: u64, now: Moment) {
+        let Some(alive) = &mut self.alive else { return };
+        match found {
+            token::CGROUP => alive.look_at_freezer(),
+            token::MEMORY => {
+                let kills = alive.oom_kills_now();
+                let more = kills.saturating_sub(std::mem::replace(&mut alive.oom_kills, kills));
+                if more > 0 {
+                    self.note("oom", json!({ "kills": more }));
+                }
+            }
+            token::PRESSURE => alive.look_at_pressure(now),
+            token::NOTIFY => self.hear(now),
+            probe => {
+                let poll = &self.poll;
+                let changed = alive.probes.iter_mut().any(|probing| probing.ready(probe, now, poll));
+                if changed {
+                    self.verdicts(now);
+                }
+            }
+        }
+    }
+
+    /// What the container's program says of itself.
+    fn hear(&mut self, now: Moment) {
+        let Some(alive) = &mut self.alive else { return };
+        let Some(socket) = &alive.notify else { return };
+        let mut message = [0; 4096];
+        let mut changed = false;
+        // Who sends without a pause must not hold the loop.
+        for _ in 0..64 {
+            let Ok(length) = socket.recv(&mut message) else { break };
+            let text = String::from_utf8_lossy(&message[..length]);
+            changed |= alive.probes.iter_mut().fold(false, |changed, probing| probing.told(&text, now) | changed);
+        }
+        if changed {
+            self.verdicts(now);
+        }
+    }
+
+    /// A process that is not our child has ended.
+    fn gone(&mut self) -> Result<()> {
+        self.reap()?;
+        let Some(alive) = self.alive.as_ref().filter(|alive| !alive.child) else { return Ok(()) };
+        let end = exit_of(alive.pidfd.as_fd()).ok().flatten();
+        if end.is_none() && process::poll_in(alive.pidfd.as_fd(), 0) != Ok(true) {
+            return Ok(());
+        }
+        self.ended(end)
+    }
+
+    fn reap(&mut self) -> Result<()> {
+        let now = clock::now();
+        for told in self.children.reap()? {
+            match told {
+                Told::Done(job, reply) => self.done(job, reply, now)?,
+                Told::Ended(process, end) => {
+                    if self.alive.as_ref().is_some_and(|alive| alive.process == process) {
+                        self.ended(Some(end))?;
+                    } else if let Some(alive) = &mut self.alive {
+                        let poll = &self.poll;
+                        let changed =
+                            alive.probes.iter_mut().find_map(|probing| probing.ended(process, end, now, poll));
+                        if changed == Some(true) {
+                            self.verdicts(now);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, job: Job, reply: Reply, now: Moment) -> Result<()> {
+        match self.phase.clone() {
+            Phase::Making(own) if own == job => match (reply.error, reply.made) {
+                (None, Some(made)) => self.made(made),
+                (error, _) => self.not_started(error.unwrap_or_default()),
+            },
+            Phase::Starting(own) if own == job => match reply.error {
+                None => self.started(now),
+                Some(error) => self.not_started(error),
+            },
+            Phase::Removing(Some(own), ended) if own == job => {
+                if let Some(error) = reply.error {
+                    self.note("supervisor", json!({ "remove": error }));
+                }
+                self.removed(ended, now)
+            }
+            _ => {
+                let Some(alive) = &mut self.alive else { return Ok(()) };
+                let (children, poll) = (&self.children, &self.poll);
+                let changed =
+                    alive.probes.iter_mut().find_map(|probing| probing.done(job, &reply, now, children, poll));
+                if changed == Some(true) {
+                    self.verdicts(now);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn work(&mut self, work: impl FnOnce() -> Reply) -> Result<Job> {
+        self.children.begin([None; 3], &[], WORK, work)
+    }
+
+    /// Makes the container.
+    fn launch(&mut self) -> Result<()> {
+        self.stop = None;
+        self.failure = None;
+        if let Some(manager) = &self.manager {
+            manager.extend(EXTENSION);
+        }
+        let (runtime, id, bundle) = (self.wanted.runtime.clone(), self.wanted.id.clone(), self.wanted.bundle.clone());
+        let notify = self.wanted.config.notifies();
+        let work = move || {
+            if notify {
+                // The runtime gives the container a socket of its own where its caller has one. Whose it is then is ours to say.
+                crate::sys::start::set_variable("NOTIFY_SOCKET", std::ffi::OsStr::new("/dev/null"));
+            }
+            runtime.create(&id, &bundle, &[])
+        };
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let stdio = match &self.output {
+            Some(output) => {
+                let [stdout, stderr] = output.ends();
+                [self.foreground.then(|| stdin.as_fd()), Some(stdout), Some(stderr)]
+            }
+            None if self.foreground => [Some(stdin.as_fd()), Some(stdout.as_fd()), Some(stderr.as_fd())],
+            None => [None; 3],
+        };
+        self.phase = Phase::Making(self.children.begin(stdio, &[], WORK, work)?);
+        Ok(())
+    }
+
+    /// It waits for its start: all that is to be watched is watched from here on, before its program does anything.
+    fn made(&mut self, process: Process) -> Result<()> {
+        let alive = match Alive::new(process, &self.wanted, &self.poll, true) {
+            Ok(Some(alive)) => alive,
+            Ok(None) => return self.not_started("its process has ended before its start".to_owned()),
+            Err(error) => return self.not_started(error.to_string()),
+        };
+        for untold in alive.observer.iter().flat_map(|observer| observer.untold.clone()).collect::<Vec<_>>() {
+            self.note("supervisor", json!({ "pressure": untold }));
+        }
+        self.alive = Some(alive);
+        if let Some(output) = &mut self.output {
+            output.forget();
+        }
+        let (runtime, id) = (self.wanted.runtime.clone(), self.wanted.id.clone());
+        self.phase = Phase::Starting(self.work(move || Reply::from(runtime.call(&["start", &id])))?);
+        self.save()
+    }
+
+    fn started(&mut self, now: Moment) -> Result<()> {
+        self.phase = Phase::Up;
+        let Some(alive) = &mut self.alive else { return Ok(()) };
+        alive.started = now;
+        alive.started_at = state::now();
+        alive.probes = probes(&self.wanted.config, now);
+        let (pid, early) = (alive.process.pid, alive.early);
+        self.note("start", json!({ "pid": pid, "restarts": self.restarts.total() }));
+        self.save()?;
+        if let Some(parent) = self.parent.take() {
+            // It may not wait any more.
+            let _ = crate::sys::path::write(parent.as_fd(), &[0]);
+        }
+        match early {
+            Some(end) => self.ended(Some(end)),
+            None if self.stop.is_some() => self.ask_to_stop(Why::Asked, None),
+            None => Ok(()),
+        }
+    }
+
+    fn not_started(&mut self, error: String) -> Result<()> {
+        self.note("start", json!({ "error": error }));
+        if let Some(parent) = self.parent.take() {
+            let _ = crate::sys::path::write(parent.as_fd(), error.as_bytes());
+        }
+        self.failure = Some(error);
+        self.last_exit = Some(ExitView {
+            kind: "not-started".to_owned(),
+            code: None,
+            signal: None,
+            at: state::now(),
+            uptime_seconds: 0.0,
+        });
+        let asked = self.stop.is_some_and(|stop| stop.why == Why::Asked);
+        let exit = if asked { Exit::Asked } else { Exit::NotStarted };
+        self.remove(Ended { exit, end: None, uptime: Duration::ZERO })
+    }
+
+    /// Its first process has ended. What the kernel still counts is read now: the cgroup goes next.
+    fn ended(&mut self, end: Option<End>) -> Result<()> {
+        if let (Phase::Making(_) | Phase::Starting(_), Some(alive)) = (&self.phase, &mut self.alive) {
+            // Its start tells more of why, or that it was a short one.
+            alive.early = end;
+            return Ok(());
+        }
+        let Some(mut alive) = self.alive.take() else { return Ok(()) };
+        let now = clock::now();
+        let uptime = now.saturating_sub(alive.started);
+        let exit = match (self.stop.map(|stop| stop.why), end) {
+            (Some(Why::Asked | Why::Restart), _) => Exit::Asked,
+            (Some(Why::Unhealthy), _) => Exit::Unhealthy,
+            (None, Some(End::Exited(status))) => Exit::Code(status as u8),
+            (None, Some(End::Signaled(libc::SIGKILL))) if alive.oom_kills_now() > 0 => Exit::Oom,
+            (None, Some(End::Signaled(signal))) => Exit::Signal(signal as u8),
+            (None, None) => Exit::Unknown,
+        };
+        let ended = Ended { exit, end, uptime };
+        for probing in &mut alive.probes {
+            let mut means = Means {
+                children: &mut self.children,
+                poll: &self.poll,
+                runtime: &self.wanted.runtime,
+                id: &self.wanted.id,
+                pidfd: alive.pidfd.as_fd(),
+                observer: alive.observer.as_ref(),
+                directory: self.directory.path(),
+                netns: self.netns.as_fd(),
+            };
+            probing.abandon(&mut means);
+        }
+        if let Some(output) = &mut self.output {
+            output.drain();
+        }
+        self.record(&alive, ended);
+        self.remove(ended)
+    }
+
+    /// Takes it away, with all that it has left running.
+    fn remove(&mut self, ended: Ended) -> Result<()> {
+        self.alive = None;
+        if let Some(stop) = &mut self.stop {
+            stop.deadline = None;
+        }
+        let (runtime, id) = (self.wanted.runtime.clone(), self.wanted.id.clone());
+        let job = self.work(move || Reply::from(runtime.call(&["delete", "--force", &id])))?;
+        self.phase = Phase::Removing(Some(job), ended);
+        self.save()
+    }
+
+    fn removed(&mut self, ended: Ended, now: Moment) -> Result<()> {
+        if self.stop.is_some_and(|stop| stop.why == Why::Restart) {
+            return self.launch();
+        }
+        self.phase = match self.restarts.exited(now, ended.uptime, ended.exit, health::jitter()) {
+            Next::Stay => Phase::Over(ended),
+            Next::Start(at) => Phase::Waiting(at),
+        };
+        self.save()
+    }
+
+    fn ask_to_stop(&mut self, why: Why, timeout: Option<Duration>) -> Result<()> {
+        // Asked twice it does not wait longer, and who asks outranks what was decided here.
+        let before = self.stop.and_then(|stop| stop.deadline);
+        let timeout = timeout.unwrap_or(self.wanted.config.stop.timeout);
+        let deadline = clock::now() + timeout;
+        let deadline = before.map_or(deadline, |before| before.min(deadline));
+        let why = if self.stop.is_some_and(|stop| stop.why == Why::Asked) { Why::Asked } else { why };
+        match &self.phase {
+            Phase::Idle | Phase::Making(_) | Phase::Starting(_) => {
+                self.stop = Some(Stop { why, deadline: None });
+            }
+            Phase::Up => {
+                self.stop = Some(Stop { why, deadline: Some(deadline) });
+                if let (Some(manager), Why::Asked) = (&self.manager, why) {
+                    manager.stopping();
+                    manager.extend(timeout + EXTENSION);
+                }
+                if before.is_none() {
+                    self.signal(&self.wanted.config.stop.signal.clone());
+                }
+            }
+            Phase::Removing(..) => self.stop = Some(Stop { why, deadline: None }),
+            Phase::Waiting(_) if why == Why::Restart => return self.launch(),
+            Phase::Waiting(_) => {
+                let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
+                self.phase = Phase::Over(ended);
+            }
+            Phase::Over(_) => {}
+        }
+        self.save()
+    }
+
+    fn signal(&mut self, name: &str) {
+        let number = crate::commands::signal(name).unwrap_or(libc::SIGTERM);
+        if let Some(alive) = &self.alive {
+            // ESRCH: it has ended, which SIGCHLD tells.
+            let _ = crate::sys::pidfd::pidfd_send_signal(alive.pidfd.as_fd(), number);
+        }
+    }
+
+    /// What has had its time.
+    fn times(&mut self) -> Result<()> {
+        let now = clock::now();
+        self.children.kill_late(now);
+        self.connections.expire(now);
+        if let Some((manager, at)) = self.manager.as_ref().zip(self.watchdog).filter(|(_, at)| *at <= now) {
+            let half = manager.watchdog.unwrap_or(EXTENSION);
+            if self.well() {
+                manager.alive();
+            }
+            self.watchdog = Some(at.max(now.saturating_sub(half)) + half);
+        }
+        if self.stop.and_then(|stop| stop.deadline).is_some_and(|deadline| deadline <= now) {
+            self.kill();
+        }
+        if let Phase::Waiting(at) = self.phase
+            && at <= now
+        {
+            return self.launch();
+        }
+        self.probe(now);
+        Ok(())
+    }
+
+    /// SIGKILL to everything in its cgroup, or to its first process where there is none.
+    fn kill(&mut self) {
+        if let Some(stop) = &mut self.stop {
+            stop.deadline = None;
+        }
+        let Some(alive) = &self.alive else { return };
+        let killed = alive.observer.as_ref().is_some_and(|observer| observer.cgroup().kill().is_ok());
+        if !killed {
+            let _ = process::pidfd_kill(alive.pidfd.as_fd());
+        }
+    }
+
+    /// The probes whose time has come.
+    fn probe(&mut self, now: Moment) {
+        if self.phase != Phase::Up {
+            return;
+        }
+        let Some(alive) = &mut self.alive else { return };
+        if alive.next_look.is_some_and(|at| at <= now) {
+            alive.look_at_pressure(now);
+        }
+        // What is frozen can't answer.
+        if alive.paused {
+            return;
+        }
+        let mut changed = false;
+        let mut looked = false;
+        for index in probed(&alive.probes) {
+            let probing = &mut alive.probes[index];
+            if probing.next().is_none_or(|at| at > now) {
+                continue;
+            }
+            looked |= !probing.busy();
+            let mut means = Means {
+                children: &mut self.children,
+                poll: &self.poll,
+                runtime: &self.wanted.runtime,
+                id: &self.wanted.id,
+                pidfd: alive.pidfd.as_fd(),
+                observer: alive.observer.as_ref(),
+                directory: self.directory.path(),
+                netns: self.netns.as_fd(),
+            };
+            changed |= probing.due(now, &mut means);
+        }
+        // Who wakes up anyway looks at the limits that give no notice, too.
+        if looked && alive.next_look.is_none() {
+            alive.look_at_pressure(now);
+        }
+        if changed {
+            self.verdicts(now);
+        }
+    }
+
+    /// A probe has come to another verdict.
+    fn verdicts(&mut self, now: Moment) {
+        let Some(alive) = &mut self.alive else { return };
+        alive.hang = None;
+        let views: Vec<_> = alive.probes.iter().map(Probing::view).collect();
+        for probing in &alive.probes {
+            if let (For::Liveness, Verdict::Fail(super::health::Failure::Timeout), Some(observer)) =
+                (probing.what, probing.verdict(), &alive.observer)
+            {
+                let (used, since) = probing.used(observer, now);
+                alive.hang = observer.hang(used, since);
+            }
+        }
+        let failed = alive
+            .probes
+            .iter()
+            .find(|probing| probing.what != For::Readiness && matches!(probing.verdict(), Verdict::Fail(_)));
+        let failed = failed.map(|probing| probing.what.as_str());
+        self.note("probe", serde_json::to_value(views).unwrap_or_default());
+        let restarts = self.wanted.config.restart.when != When::No;
+        if let (Some(what), None, true) = (failed, self.stop, restarts) {
+            self.note("supervisor", json!({ "stop": format!("{what} probe fails") }));
+            if let Err(error) = self.ask_to_stop(Why::Unhealthy, None) {
+                eprintln!("orlop-shim: {error}");
+            }
+        }
+    }
+}
+
+impl Alive {
+    /// Opens all there is to watch of a process. None: it has ended.
+    fn new(process: Process, wanted: &Wanted, poll: &Poll, child: bool) -> Result<Option<Self>> {
+        let Some(pidfd) = process.open()? else { return Ok(None) };
+        let dir = wanted.runtime.store().open(&wanted.id)?;
+        let cgroup = dir.read()?.open_cgroup()?;
+        let observer = cgroup.map(|cgroup| Observer::new(cgroup, Limits::default())).transpose()?;
+        let notify = wanted.config.notifies().then(|| bind(&dir)).transpose()?;
+        if let Some(observer) = &observer {
+            let notices = [(&observer.events, token::CGROUP), (&observer.memory, token::MEMORY)];
+            for (notice, token) in notices.into_iter().filter_map(|(notice, token)| Some((notice.as_ref()?, token))) {
+                poll.add(notice, token, EpollFlags::EPOLLPRI)?;
+            }
+            for trigger in &observer.triggers {
+                poll.add(trigger, token::PRESSURE, EpollFlags::EPOLLPRI)?;
+            }
+        }
+        if let Some(notify) = &notify {
+            poll.add(notify, token::NOTIFY, EpollFlags::EPOLLIN)?;
+        }
+        if !child {
+            poll.add(&pidfd, token::PROCESS, EpollFlags::EPOLLIN)?;
+        }
+        let paused = observer.as_ref().is_some_and(Observer::frozen);
+        let oom_kills = observer.as_ref().map_or(0, Observer::oom_kills);
+        Ok(Some(Self {
+            process,
+            pidfd,
+            child,
+            observer,
+            notify,
+            started: clock::now(),
+            started_at: state::now(),
+            ready_after: None,
+            probes: Vec::new(),
+            hang: None,
+            paused,
+            pressure: Pressure::None,
+            next_look: None,
+            oom_kills,
+            early: None,
+        }))
+    }
+
+    fn oom_kills_now(&mut self) -> u64 {
+        let Some(observer) = &mut self.observer else { return 0 };
+        if let Some(memory) = &mut observer.memory {
+            memory.read();
+        }
+        observer.oom_kills()
+    }
+
+    fn look_at_freezer(&mut self) {
+        let Some(observer) = &mut self.observer else { return };
+        if let Some(events) = &mut observer.events {
+            self.paused = events.read().lines().any(|line| line == "frozen 1");
+        }
+    }
+
+    fn look_at_pressure(&mut self, now: Moment) {
+        let Some(observer) = &mut self.observer else { return };
+        self.pressure = observer.pressure(self.pressure);
+        self.next_look = observe::next_look(self.pressure, now);
+    }
+}
+
+/// The container's NOTIFY_SOCKET, in the directory that its create has made for it.
+fn bind(dir: &state::Dir) -> Result<UnixDatagram> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |call: &str, error: &std::io::Error| {
+        Error::new("bind the container's NOTIFY_SOCKET").call(call, crate::host::errno(error))
+    };
+    let path = format!("/proc/self/fd/{}/{}", dir.fd().as_raw_fd(), crate::notify::socket());
+    let _ = std::fs::remove_file(&path);
+    let socket = UnixDatagram::bind(&path).map_err(|error| failed("bind", &error))?;
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).map_err(|error| failed("chmod", &error))?;
+    socket.set_nonblocking(true).map_err(|error| failed("fcntl", &error))?;
+    Ok(socket)
+}
+
+/// The probes of one start.
+fn probes(config: &Config, now: Moment) -> Vec<Probing> {
+    let all = [(For::Startup, &config.startup), (For::Liveness, &config.liveness), (For::Readiness, &config.readiness)];
+    let checks = all.into_iter().filter_map(|(what, check)| Some((what, check.as_ref()?)));
+    checks
+        .enumerate()
+        .map(|(index, (what, check))| Probing::new(what, check, now, token::PROBE + index as u64, 0.0))
+        .collect()
+}
+
+/// Those that are made now: until the startup probe has passed, none but it; afterwards, all but it.
+fn probed(probes: &[Probing]) -> Vec<usize> {
+    let waits = probes.iter().any(|probing| probing.what == For::Startup && probing.verdict() != Verdict::Pass);
+    let made = |probing: &&Probing| (probing.what == For::Startup) == waits;
+    probes.iter().enumerate().filter(|(_, probing)| made(probing)).map(|(index, _)| index).collect()
+}
+
+impl Config {
+    /// Whether some probe is what the program says itself.
+    pub fn notifies(&self) -> bool {
+        let checks = [&self.startup, &self.liveness, &self.readiness];
+        checks.into_iter().flatten().any(|check| check.how == How::Notify)
+    }
+}
+
+/// The program by the name it was called by, for an upgrade: an absolute path.
+pub fn program() -> PathBuf {
+    let name = std::env::args_os().next().unwrap_or_default();
+    let path = Path::new(&name);
+    if path.components().count() > 1 {
+        return std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    }
+    let directories =
+        std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/sbin:/usr/sbin:/sbin:/bin"));
+    let found = std::env::split_paths(&directories).map(|directory| directory.join(path));
+    found.into_iter().find(|path| path.is_file()).unwrap_or_else(|| path.to_owned())
+}
