@@ -76,7 +76,7 @@ fn all(state: &State, signal: i32) -> Result<()> {
 }
 
 /// `9`, `KILL`, `SIGKILL`, `SIGRTMIN+3`.
-pub(super) fn parse(text: &str) -> Result<i32> {
+pub(crate) fn parse(text: &str) -> Result<i32> {
     let unknown =
         || Error::new(format!("unknown signal {text:?}")).hint("a number to 64, or a name: TERM, SIGKILL, SIGRTMIN+1");
     if let Ok(number) = text.parse::<i32>() {

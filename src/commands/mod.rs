@@ -28,6 +28,8 @@ mod start;
 mod state;
 mod update;
 
+pub(crate) use kill::parse as signal;
+
 const ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2";
 
 const LONG_ABOUT: &str = "Runs containers from OCI bundles, on Linux with cgroups v2.

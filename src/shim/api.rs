@@ -1,16 +1,30 @@
 //! What may be asked of the supervisor, and what is answered: a function of the views and of the record of events.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::dialect::{self, Words};
 use super::http::{Kind, Request, Response};
+use super::metrics;
 use super::view::View;
 use crate::error::Error;
 
+/// Bytes of an answer about health: what Nomad and Consul keep of one.
+const HEALTH: usize = 3 << 10;
+/// Bytes of events in one answer. Who has read them asks for those after the last.
+const EVENTS: usize = 1 << 20;
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+/// The longest time that a stop may be given: a day.
+const LONGEST_STOP: f64 = 86_400.0;
+
 /// The record of events.
 pub trait Events {
-    /// The events of one container, or of all, with a number greater than `seq`, the oldest first: each an
+    /// The events of this container with a number greater than `seq`, the oldest first: each an
     /// [`Event`](super::view::Event) as JSON on one line, without its newline.
-    fn since(&self, id: Option<&str>, seq: u64) -> Vec<String>;
+    fn since(&self, id: &str, seq: u64) -> Vec<String>;
 }
 
 /// What follows from a request.
@@ -41,7 +55,7 @@ pub enum Action {
     Kill {
         /// Which one.
         id: String,
-        /// A signal that `kill` takes; KILL if none is named.
+        /// One that the command `kill` takes; SIGTERM if none is named.
         signal: String,
     },
     /// `POST /v1/upgrade`.
@@ -52,17 +66,201 @@ pub enum Action {
 
 /// The answer to a request.
 pub fn answer(request: &Request, views: &[View], events: &dyn Events) -> Answer {
-    let _ = (request, views, events, Kind::Read);
-    Answer::Response(Response::error(404, ""))
+    let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+    let verb = match path[..] {
+        ["livez" | "readyz" | "healthz" | "metrics"] | ["v1", "containers" | "events"] | ["v1", "containers", _] => {
+            return Answer::Response(match request.method.as_str() {
+                "GET" | "HEAD" => read(request, &path, views, events),
+                _ => not_allowed("GET, HEAD"),
+            });
+        }
+        ["v1", "containers", id, verb @ ("stop" | "restart" | "kill")] => (verb, Some(id)),
+        ["v1", verb @ ("upgrade" | "shutdown")] => (verb, None),
+        _ => return Answer::Response(Response::error(404, "there is nothing here")),
+    };
+    match (request.method.as_str(), request.kind) {
+        ("POST", Kind::Control) => act(request, verb, views).map_or_else(Answer::Response, Answer::Action),
+        ("POST", _) => Answer::Response(Response::error(403, "this is for the control socket")),
+        _ => Answer::Response(not_allowed("POST")),
+    }
+}
+
+fn not_allowed(allowed: &str) -> Response {
+    Response::error(405, "").header("Allow", allowed)
+}
+
+fn unknown() -> Response {
+    Response::error(404, "unknown container")
+}
+
+fn read(request: &Request, path: &[&str], views: &[View], events: &dyn Events) -> Response {
+    match path {
+        ["livez"] | ["healthz"] => health(request, views, |words| words.live),
+        ["readyz"] => health(request, views, |words| words.ready),
+        ["metrics"] => {
+            let openmetrics = metrics::wanted(&request.accept);
+            let content_type = if openmetrics { metrics::OPENMETRICS } else { metrics::TEXT };
+            Response::new(200, content_type, metrics::write(views, openmetrics))
+        }
+        ["v1", "events"] => record(request, views, events),
+        ["v1", "containers", id] => match views.iter().find(|view| view.id == *id) {
+            Some(view) => json(&public(view, request.kind)),
+            None => unknown(),
+        },
+        _ => json(&views.iter().map(|view| public(view, request.kind)).collect::<Vec<_>>()),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            Response::new(200, JSON, body)
+        }
+        Err(error) => Response::error(500, &error.to_string()),
+    }
+}
+
+/// A view for those who ask on a socket of this kind.
+fn public(view: &View, kind: Kind) -> View {
+    let mut view = view.clone();
+    if kind == Kind::Tcp {
+        view.probes.iter_mut().for_each(|probe| probe.output.clear());
+    }
+    view
+}
+
+/// The status for the container that is named, or else for the worst of all; a supervisor of none can't say that one is well.
+fn health(request: &Request, views: &[View], status: fn(Words) -> u16) -> Response {
+    let mut asked: Vec<&View> = match request.parameter("id") {
+        Some(id) => views.iter().filter(|view| view.id == id).collect(),
+        None => views.iter().collect(),
+    };
+    asked.sort_by_key(|view| (view.summary.rank(), &view.id));
+    let Some(worst) = asked.first() else { return unknown() };
+    let mut body = format!("{} {}\n", worst.summary, worst.reason);
+    if request.parameter("verbose").is_some_and(|value| !matches!(value, "0" | "false")) {
+        for view in &asked {
+            verbose(view, status(dialect::words(view.summary)) == 200, &mut body);
+        }
+    }
+    // Whole lines only.
+    if let Some(end) = body.get(..HEALTH).and_then(|body| body.rfind('\n')) {
+        body.truncate(end + 1);
+    }
+    // What is said of all is as old as the oldest of them.
+    let age = asked.iter().map(|view| view.age_seconds).fold(0.0, f64::max);
+    let response = Response::new(status(dialect::words(worst.summary)), "text/plain; charset=utf-8", body);
+    response.header("X-Health-Age-Ms", format!("{:.0}", age * 1000.0))
+}
+
+/// One line for a container and one for each of its probes. What probes have said is not in it.
+fn verbose(view: &View, good: bool, body: &mut String) {
+    let sign = |good: bool| if good { '+' } else { '-' };
+    let _ = writeln!(
+        body,
+        "[{}] {} {} {} {} pressure={} crash={} restarts={}",
+        sign(good),
+        view.id,
+        view.summary,
+        view.reason,
+        view.lifecycle,
+        view.pressure.replace(' ', "-"),
+        view.crash,
+        view.restarts
+    );
+    for probe in &view.probes {
+        let (sign, name) = (sign(probe.verdict != "fail"), &probe.name);
+        let _ =
+            writeln!(body, "[{sign}] {} {name} {} failures={}/{}", view.id, probe.verdict, probe.failures, probe.count);
+    }
+}
+
+/// Events of one container: their numbers are its own, so without an id there must be only one.
+fn record(request: &Request, views: &[View], events: &dyn Events) -> Response {
+    let id = match (request.parameter("id"), views) {
+        (Some(id), _) => match views.iter().find(|view| view.id == id) {
+            Some(view) => &view.id,
+            None => return unknown(),
+        },
+        (None, [view]) => &view.id,
+        (None, []) => return unknown(),
+        (None, _) => return Response::error(400, "id=ID says whose events"),
+    };
+    let Ok(since) = request.parameter("since").unwrap_or("0").parse() else {
+        return Response::error(400, "since is a number of an event");
+    };
+    let mut body = String::new();
+    for line in events.since(id, since) {
+        let line = if request.kind == Kind::Tcp { without_output(&line).unwrap_or_default() } else { line };
+        if body.len() + line.len() > EVENTS {
+            break;
+        }
+        if !line.is_empty() {
+            body.push_str(&line);
+            body.push('\n');
+        }
+    }
+    Response::new(200, NDJSON, body)
+}
+
+/// An event without what a probe or the container itself has said.
+fn without_output(line: &str) -> Option<String> {
+    fn clean(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|name, _| name != "output");
+                fields.values_mut().for_each(clean);
+            }
+            Value::Array(values) => values.iter_mut().for_each(clean),
+            _ => {}
+        }
+    }
+    let mut event: Value = serde_json::from_str(line).ok()?;
+    clean(&mut event);
+    Some(event.to_string())
+}
+
+/// What is to be done. A parameter that is not understood is an error: who asks for it wants something else.
+fn act(request: &Request, (verb, id): (&str, Option<&str>), views: &[View]) -> Result<Action, Response> {
+    let id = match id {
+        Some(id) if !views.iter().any(|view| view.id == id) => return Err(unknown()),
+        id => id.unwrap_or_default().to_owned(),
+    };
+    let known = match verb {
+        "stop" => "timeout",
+        "kill" => "signal",
+        _ => "",
+    };
+    if !request.body.is_empty() || request.query.len() > 1 || request.query.iter().any(|(name, _)| name != known) {
+        return Err(Response::error(400, "no body and no such parameter is taken"));
+    }
+    let value = request.parameter(known);
+    Ok(match verb {
+        "stop" => Action::Stop { id, timeout: value.map(timeout).transpose()? },
+        "restart" => Action::Restart { id },
+        "kill" => {
+            let signal = value.unwrap_or("SIGTERM");
+            crate::commands::signal(signal).map_err(|_| Response::error(400, "unknown signal"))?;
+            Action::Kill { id, signal: signal.to_owned() }
+        }
+        "upgrade" => Action::Upgrade,
+        _ => Action::Shutdown,
+    })
+}
+
+fn timeout(text: &str) -> Result<Duration, Response> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=LONGEST_STOP).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(Response::error(400, "timeout is from 0 seconds to a day")),
+    }
 }
 
 /// What is said of an action that is done, or has failed.
 pub fn acted(result: &Result<(), Error>) -> Response {
-    match result {
-        Ok(()) => Response::new(200, "application/json", "{\"done\":true}\n"),
-        Err(error) => {
-            let text = serde_json::json!({ "done": false, "error": error.to_string() });
-            Response::new(409, "application/json", format!("{text}\n"))
-        }
-    }
+    let (status, text) = match result {
+        Ok(()) => (200, serde_json::json!({ "done": true })),
+        Err(error) => (409, serde_json::json!({ "done": false, "error": error.to_string() })),
+    };
+    Response::new(status, JSON, format!("{text}\n"))
 }

@@ -83,25 +83,9 @@ pub fn nagios(id: &str, summary: Summary, reason: Reason) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [Summary; 13] = [
-        Summary::Fenced,
-        Summary::Failed,
-        Summary::Hung,
-        Summary::Unhealthy,
-        Summary::CrashLoop,
-        Summary::Stopping,
-        Summary::Stopped,
-        Summary::Paused,
-        Summary::Starting,
-        Summary::NotReady,
-        Summary::Degraded,
-        Summary::Healthy,
-        Summary::Unknown,
-    ];
-
     #[test]
     fn every_manager_is_told_the_same() {
-        for summary in ALL {
+        for summary in Summary::ALL {
             let words = words(summary);
             let work = words.ready == 200;
             assert_eq!(words.grpc == Serving::Serving, work, "{summary:?}");
@@ -112,10 +96,17 @@ mod tests {
         }
     }
 
+    /// The worst of several containers has the worst status of all of them.
+    #[test]
+    fn the_order_of_summaries_is_that_of_their_statuses() {
+        let statuses = Summary::ALL.map(|summary| (words(summary).live, words(summary).ready));
+        assert!(statuses.is_sorted_by(|worse, better| worse.0 >= better.0 && worse.1 >= better.1), "{statuses:?}");
+    }
+
     /// By what HAProxy 2.6 was seen to take: a status, and a reason after a space.
     #[test]
     fn no_bad_state_leaves_a_server_up() {
-        for summary in ALL {
+        for summary in Summary::ALL {
             for reason in Reason::ALL {
                 let line = haproxy(summary, reason);
                 let mut parts = line.trim_end().splitn(2, " #");

@@ -221,6 +221,55 @@ pub enum Summary {
     Unknown,
 }
 
+impl Summary {
+    /// All of them, the worst first: of several containers, the first one's says how they are together.
+    pub const ALL: [Summary; 13] = [
+        Summary::Fenced,
+        Summary::Failed,
+        Summary::Hung,
+        Summary::Unhealthy,
+        Summary::CrashLoop,
+        Summary::Unknown,
+        Summary::Stopped,
+        Summary::Stopping,
+        Summary::Paused,
+        Summary::Starting,
+        Summary::NotReady,
+        Summary::Degraded,
+        Summary::Healthy,
+    ];
+
+    /// Its place in [`ALL`](Self::ALL): less is worse.
+    pub fn rank(self) -> usize {
+        Self::ALL.iter().position(|other| *other == self).unwrap_or_default()
+    }
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Summary::Fenced => "fenced",
+            Summary::Failed => "failed",
+            Summary::Hung => "hung",
+            Summary::Unhealthy => "unhealthy",
+            Summary::CrashLoop => "crashloop",
+            Summary::Unknown => "unknown",
+            Summary::Stopped => "stopped",
+            Summary::Stopping => "stopping",
+            Summary::Paused => "paused",
+            Summary::Starting => "starting",
+            Summary::NotReady => "notready",
+            Summary::Degraded => "degraded",
+            Summary::Healthy => "healthy",
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Why, in one of a closed list of words: `[a-z0-9-]{1,32}`, so that it can stand in any protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

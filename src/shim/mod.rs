@@ -16,6 +16,7 @@ pub mod epoll;
 pub mod health;
 pub mod http;
 pub mod jobs;
+pub mod metrics;
 pub mod observe;
 pub mod output;
 pub mod probe;

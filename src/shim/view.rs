@@ -40,6 +40,9 @@ pub struct View {
     /// How long it has run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uptime_seconds: Option<f64>,
+    /// When its first process was started, in seconds since 1970. It does not change while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_seconds: Option<f64>,
     /// From the start to the first time that it was ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_latency_seconds: Option<f64>,
