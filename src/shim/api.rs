@@ -264,3 +264,159 @@ pub fn acted(result: &Result<(), Error>) -> Response {
     };
     Response::new(status, JSON, format!("{text}\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::health::{Reason, Summary};
+    use crate::shim::view::{ProbeView, tests::view};
+
+    struct Record;
+
+    impl Events for Record {
+        fn since(&self, id: &str, seq: u64) -> Vec<String> {
+            (seq + 1..=9)
+                .map(|seq| format!(r#"{{"id":"{id}.{seq}","data":{{"output":"secret","n":[{seq}]}}}}"#))
+                .collect()
+        }
+    }
+
+    fn ask(method: &str, target: &str, kind: Kind, views: &[View]) -> Answer {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_owned(), value.to_owned())
+        };
+        let request = Request {
+            method: method.to_owned(),
+            path: path[1..].split('/').map(str::to_owned).collect(),
+            query: query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect(),
+            accept: String::new(),
+            body: Vec::new(),
+            kind,
+        };
+        answer(&request, views, &Record)
+    }
+
+    fn get(target: &str, kind: Kind, views: &[View]) -> (u16, String) {
+        match ask("GET", target, kind, views) {
+            Answer::Response(response) => (response.status, String::from_utf8(response.body).unwrap()),
+            Answer::Action(action) => panic!("{action:?}"),
+        }
+    }
+
+    fn some() -> Vec<View> {
+        let probe = ProbeView {
+            name: "liveness".to_owned(),
+            verdict: "fail".to_owned(),
+            count: 5,
+            failures: 3,
+            last_seconds: Some(0.01),
+            output: "secret".to_owned(),
+        };
+        vec![
+            view("a"),
+            View {
+                summary: Summary::Unhealthy,
+                reason: Reason::ProbeFailed,
+                age_seconds: 1.5,
+                probes: vec![probe],
+                ..view("b")
+            },
+            View { summary: Summary::Starting, reason: Reason::StartupProbe, ..view("c") },
+        ]
+    }
+
+    #[test]
+    fn health_is_that_of_the_worst_or_of_the_one_that_is_named() {
+        let views = some();
+        for (target, status, line) in [
+            ("/livez", 503, "unhealthy probe-failed"),
+            ("/readyz", 503, "unhealthy probe-failed"),
+            ("/livez?id=a", 200, "healthy ok"),
+            ("/livez?id=c", 200, "starting startup-probe"),
+            ("/readyz?id=c", 503, "starting startup-probe"),
+            ("/livez?id=d", 404, "unknown container"),
+        ] {
+            assert_eq!(get(target, Kind::Tcp, &views), (status, format!("{line}\n")), "{target}");
+        }
+        assert_eq!(get("/livez", Kind::Read, &[]).0, 404);
+        let Answer::Response(response) = ask("HEAD", "/livez", Kind::Read, &views) else { panic!() };
+        assert_eq!(response.headers, [("X-Health-Age-Ms", "1500".to_owned())]);
+    }
+
+    #[test]
+    fn verbose_health_is_whole_lines_of_three_kilobytes() {
+        let views = some();
+        let (_, body) = get("/healthz?verbose", Kind::Read, &views);
+        let lines: Vec<_> = body.lines().collect();
+        assert_eq!(lines[1], "[-] b unhealthy probe-failed running pressure=none crash=none restarts=0");
+        assert_eq!(lines[2], "[-] b liveness fail failures=3/5");
+        assert!(!body.contains("secret"));
+        let many: Vec<_> = (0..1000).map(|number| view(&number.to_string())).collect();
+        let (status, body) = get("/healthz?verbose=1", Kind::Read, &many);
+        assert!(status == 200 && body.len() <= HEALTH && body.len() > HEALTH - 200 && body.ends_with("restarts=0\n"));
+    }
+
+    #[test]
+    fn what_probes_have_said_is_not_for_every_user() {
+        let views = some();
+        for target in ["/v1/containers", "/v1/containers/b", "/v1/events?id=b"] {
+            assert!(get(target, Kind::Read, &views).1.contains("secret"), "{target}");
+            let (status, body) = get(target, Kind::Tcp, &views);
+            assert!(status == 200 && body.contains('b') && !body.contains("secret"), "{target}: {body}");
+        }
+        let one: View = serde_json::from_str(&get("/v1/containers/b", Kind::Read, &views).1).unwrap();
+        assert_eq!(one, views[1]);
+    }
+
+    #[test]
+    fn events_go_on_after_the_last_one() {
+        let views = some();
+        let (_, body) = get("/v1/events?id=a&since=7", Kind::Tcp, &views);
+        assert_eq!(body, "{\"id\":\"a.8\",\"data\":{\"n\":[8]}}\n{\"id\":\"a.9\",\"data\":{\"n\":[9]}}\n");
+        assert_eq!(get("/v1/events?since=7", Kind::Read, &views[..1]).1.lines().count(), 2);
+        for target in ["/v1/events", "/v1/events?id=a&since=-1"] {
+            assert_eq!(get(target, Kind::Read, &views).0, 400, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_changes_something_is_for_the_control_socket() {
+        let views = some();
+        let stop = |timeout| Action::Stop { id: "a".into(), timeout };
+        for (target, action) in [
+            ("/v1/containers/a/stop", stop(None)),
+            ("/v1/containers/a/stop?timeout=0.5", stop(Some(Duration::from_millis(500)))),
+            ("/v1/containers/a/restart", Action::Restart { id: "a".into() }),
+            ("/v1/containers/a/kill", Action::Kill { id: "a".into(), signal: "SIGTERM".into() }),
+            ("/v1/containers/a/kill?signal=9", Action::Kill { id: "a".into(), signal: "9".into() }),
+            ("/v1/upgrade", Action::Upgrade),
+            ("/v1/shutdown", Action::Shutdown),
+        ] {
+            assert_eq!(ask("POST", target, Kind::Control, &views), Answer::Action(action), "{target}");
+            for kind in [Kind::Read, Kind::Tcp] {
+                assert!(matches!(ask("POST", target, kind, &views), Answer::Response(no) if no.status == 403));
+            }
+            let Answer::Response(no) = ask("GET", target, Kind::Control, &views) else { panic!("{target}") };
+            assert_eq!((no.status, no.headers), (405, vec![("Allow", "POST".to_owned())]));
+        }
+        for (target, status) in [
+            ("/v1/containers/d/stop", 404),
+            ("/v1/containers/a/stop?timeout=-1", 400),
+            ("/v1/containers/a/stop?timeout=NaN", 400),
+            ("/v1/containers/a/stop?timeout=1e9", 400),
+            ("/v1/containers/a/stop?signal=9", 400),
+            ("/v1/containers/a/kill?signal=NO", 400),
+            ("/v1/upgrade?x", 400),
+            ("/v1/containers/a/delete", 404),
+            ("/v1/containers/", 405),
+            ("/livez", 405),
+        ] {
+            assert!(
+                matches!(ask("POST", target, Kind::Control, &views), Answer::Response(no) if no.status == status),
+                "{target}"
+            );
+        }
+    }
+}

@@ -373,3 +373,71 @@ fn number(value: f64) -> String {
         value => value.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::shim::health::Reason;
+    use crate::shim::view::ExitView;
+
+    #[test]
+    fn names_are_of_the_metrics_rules() {
+        let mut seen = HashSet::new();
+        for family in FAMILIES {
+            assert!(seen.insert(family.name), "{} is there twice", family.name);
+            assert!(!family.name.ends_with("_total") && !family.name.ends_with("_info"), "{}", family.name);
+            assert!(!family.help.ends_with('.') && !family.help.contains(['\n', '\\', '"']), "{}", family.help);
+        }
+    }
+
+    #[test]
+    fn both_formats_say_the_same() {
+        let mut view =
+            View { summary: Summary::Failed, reason: Reason::OomKill, ..crate::shim::view::tests::view("we\"b\\\n") };
+        view.counters = vec![
+            ("cpu.stat usage_usec".into(), 1_234_567.0),
+            ("memory.current".into(), 4096.0),
+            ("memory.stat inactive_file".into(), 8192.0),
+        ];
+        view.last_exit = Some(ExitView {
+            kind: "oom".into(),
+            code: None,
+            signal: Some(9),
+            at: "2026-01-01T00:00:00Z".into(),
+            uptime_seconds: 1.0,
+        });
+        let views = [view];
+        let (new, old) = (write(&views, true), write(&views, false));
+        let labels = r#"id="we\"b\\\n",name="we\"b\\\n""#;
+        for line in [
+            format!("container_cpu_usage_seconds_total{{{labels}}} 1.234567"),
+            format!("container_memory_working_set_bytes{{{labels}}} 0"),
+            format!("orlop_container_state{{{labels},state=\"failed\"}} 1"),
+            format!("orlop_container_state{{{labels},state=\"healthy\"}} 0"),
+            format!("orlop_container_last_exit_info{{{labels},kind=\"oom\",code=\"\",signal=\"9\"}} 1"),
+            "orlop_supervisor_lag_seconds 0.5".to_owned(),
+        ] {
+            for text in [&new, &old] {
+                assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+            }
+        }
+        assert!(
+            new.contains("# TYPE container_cpu_usage_seconds counter\n# UNIT container_cpu_usage_seconds seconds\n")
+        );
+        assert!(old.contains("# TYPE container_cpu_usage_seconds_total counter\n"));
+        assert!(new.contains("# TYPE orlop_container_last_exit info\n") && new.ends_with("\n# EOF\n"));
+        assert!(old.contains("# TYPE orlop_container_last_exit_info gauge\n") && !old.contains("EOF"));
+        // What nothing is known of has no line at all.
+        assert!(!new.contains("container_spec_memory_limit_bytes"), "{new}");
+    }
+
+    #[test]
+    fn openmetrics_is_for_those_who_ask() {
+        let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+            text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert!(wanted(prometheus));
+        assert!(!wanted("") && !wanted("*/*") && !wanted("application/openmetrics-text;q=0.0"));
+    }
+}

@@ -121,3 +121,34 @@ pub struct Event {
     /// What.
     pub data: serde_json::Value,
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A container that is well, and of which little is known.
+    pub(in crate::shim) fn view(id: &str) -> View {
+        View {
+            id: id.to_owned(),
+            bundle: "/bundle".to_owned(),
+            pid: Some(7),
+            summary: Summary::Healthy,
+            reason: Reason::Ok,
+            since: "2026-01-01T00:00:00Z".to_owned(),
+            seq: 3,
+            lifecycle: "running".to_owned(),
+            ready: Some(true),
+            pressure: "none".to_owned(),
+            crash: "none".to_owned(),
+            restarts: 0,
+            uptime_seconds: Some(60.0),
+            started_seconds: Some(1_767_225_600.0),
+            start_latency_seconds: None,
+            age_seconds: 0.0,
+            lag_seconds: 0.5,
+            probes: Vec::new(),
+            last_exit: None,
+            counters: Vec::new(),
+        }
+    }
+}

@@ -264,3 +264,117 @@ fn decode(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn status(bytes: &[u8], kind: Kind) -> u16 {
+        match parse(bytes, kind) {
+            Parsed::Bad(status, _) => status,
+            Parsed::Partial => 0,
+            Parsed::Whole(..) => 200,
+        }
+    }
+
+    #[test]
+    fn a_request_is_taken_apart() {
+        let bytes = b"POST /v1/containers/a%2Bb+c/stop?timeout=1.5&x HTTP/1.1\r\nHost: x\r\nAccept: a\r\nAccept: b\r\n\
+            Content-Length: 2\r\nConnection: Close\r\n\r\nhiGET";
+        let Parsed::Whole(request, used, keep) = parse(bytes, Kind::Control) else { panic!("no request") };
+        assert_eq!((used, keep), (bytes.len() - 3, false));
+        assert_eq!(request.path, ["v1", "containers", "a+b+c", "stop"]);
+        assert_eq!((request.parameter("timeout"), request.parameter("x")), (Some("1.5"), Some("")));
+        assert_eq!((request.accept.as_str(), &request.body[..]), ("a, b", &b"hi"[..]));
+        let whole = parse(b"GET http://localhost:1/livez HTTP/1.1\r\nHost: x\r\n\r\n", Kind::Read);
+        assert!(matches!(whole, Parsed::Whole(Request { path, .. }, _, true) if path == ["livez"]));
+    }
+
+    /// Each status by a request that differs from a good one in one thing.
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let with = |line: &str, fields: &str| format!("{line}\r\nHost: x\r\n{fields}\r\n").into_bytes();
+        let get = "GET / HTTP/1.1";
+        let long = format!("X: {}\r\n", "x".repeat(HEAD));
+        let many = "X: y\r\n".repeat(HEADERS + 1);
+        for (bytes, expected) in [
+            (with(get, ""), 200),
+            (with("GET / HTTP/1.0", ""), 200),
+            (b"GET / HTTP/1.0\r\n\r\n".to_vec(), 200),
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 400),
+            (with(get, "Host: y\r\n"), 400),
+            (with("PRI * HTTP/2.0", ""), 505),
+            (with("GET  / HTTP/1.1", ""), 400),
+            (with("OPTIONS * HTTP/1.1", ""), 400),
+            (with("GET /%4 HTTP/1.1", ""), 400),
+            (with("GET /%ff HTTP/1.1", ""), 400),
+            (with(get, "X : y\r\n"), 400),
+            (with(get, "Content-Length: 3\r\n"), 0),
+            (with(get, "Content-Length: +3\r\n"), 400),
+            (with(get, "Content-Length: 0\r\nContent-Length: 0\r\n"), 400),
+            (with(get, "Content-Length: 8193\r\n"), 413),
+            (with(get, "Content-Length: 99999999999999999999999\r\n"), 413),
+            (with(get, "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"), 411),
+            (with(get, "Expect: 100-continue\r\n"), 417),
+            (with(get, &long), 431),
+            (with(get, &many), 431),
+            (format!("GET /{}", "x".repeat(HEAD)).into_bytes(), 431),
+        ] {
+            assert_eq!(status(&bytes, Kind::Read), expected, "{:.200}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    /// A page of the web that has had its own name lead here asks by that name.
+    #[test]
+    fn a_port_answers_to_addresses_only() {
+        for (host, expected) in [
+            ("127.0.0.1:9100", 200),
+            ("[::1]:9100", 200),
+            ("LOCALHOST", 200),
+            ("evil.example", 421),
+            ("evil.example:80", 421),
+            ("", 421),
+        ] {
+            let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            assert_eq!(status(bytes.as_bytes(), Kind::Tcp), expected, "{host}");
+            assert_eq!(status(bytes.as_bytes(), Kind::Read), 200, "{host}");
+        }
+    }
+
+    #[test]
+    fn no_header_ends_the_head() {
+        let response = Response::text(200, "a").header("X-A", "b\r\n\r\nc");
+        let text = String::from_utf8(response.encode(true, true)).unwrap();
+        assert!(text.contains("\r\nX-A: bc\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+        assert!(text.contains("\r\nContent-Length: 2\r\n"), "{text}");
+    }
+
+    proptest! {
+        /// What is larger than the limits is refused, not waited for.
+        #[test]
+        fn any_bytes_are_a_request_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300), pad in 0usize..20_000) {
+            for bytes in [bytes.clone(), [b"GET / HTTP/1.1\r\nHost: x\r\n", &bytes[..]].concat(), [bytes, vec![b'a'; pad]].concat()] {
+                match parse(&bytes, Kind::Tcp) {
+                    Parsed::Partial => prop_assert!(bytes.len() <= HEAD + BODY),
+                    Parsed::Whole(request, used, _) => {
+                        prop_assert!(used <= bytes.len() && used <= HEAD + BODY && request.body.len() <= BODY);
+                    }
+                    Parsed::Bad(status, _) => prop_assert!((400..600).contains(&status)),
+                }
+            }
+        }
+
+        /// However it is cut, it is the same request, and nothing before its end.
+        #[test]
+        fn no_part_of_a_request_is_one(path in "[a-zA-Z0-9/._+-]{0,40}", length in 0usize..40, fields in 0usize..9) {
+            let mut bytes = format!("GET /{path} HTTP/1.1\r\nHost: [::1]\r\n{}", "X-Y: z\r\n".repeat(fields)).into_bytes();
+            bytes.extend_from_slice(format!("Content-Length: {length}\r\n\r\n{}", "b".repeat(length)).as_bytes());
+            for end in 0..bytes.len() {
+                prop_assert_eq!(parse(&bytes[..end], Kind::Tcp), Parsed::Partial);
+            }
+            prop_assert!(matches!(parse(&bytes, Kind::Tcp), Parsed::Whole(_, used, true) if used == bytes.len()));
+        }
+    }
+}
