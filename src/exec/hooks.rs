@@ -70,7 +70,16 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
         failed(format!("exec {}: {}", hook.path.to_string_lossy(), errno_text(errno)))
             .hint("a hook is an absolute path of the host, executable, with its interpreter there")
     })?;
-    let pidfd: OwnedFd = pidfd_open(child.id() as i32).map_err(|errno| failed(errno_text(errno)))?;
+    let pidfd: OwnedFd = match pidfd_open(child.id() as i32) {
+        Ok(pidfd) => pidfd,
+        Err(errno) => {
+            // Without it there is no bound, so the hook does not go on. Its group is its own, and it is not waited for yet.
+            let _ = crate::sys::process::kill_group(child.id() as i32);
+            let _ = child.wait();
+            let error = failed("it can't be waited for in its time".to_owned()).call("pidfd_open", errno);
+            return Err(error);
+        }
+    };
     let milliseconds = i32::try_from(u64::from(hook.timeout) * 1000).unwrap_or(i32::MAX);
     let in_time = poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false);
     if !in_time {
