@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::host::Rootless;
 use crate::state::Store;
 
@@ -183,14 +183,6 @@ pub fn main() -> i32 {
             if verb.name == "exec" { 255 } else { 1 }
         }
     }
-}
-
-/// A signal's number: `9`, `KILL`, `SIGRTMIN+3`.
-///
-/// # Errors
-/// There is none of that name.
-pub(crate) fn signal(name: &str) -> Result<i32> {
-    kill::parse(name)
 }
 
 /// One command of the command line within this process, which must have no other thread: what the supervisor's workers do.

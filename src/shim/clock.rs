@@ -11,3 +11,8 @@ pub type Moment = Duration;
 pub fn now() -> Moment {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
+
+/// The time on the wall, in seconds since 1970.
+pub fn wall() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

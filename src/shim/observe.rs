@@ -209,7 +209,8 @@ impl Observer {
             () if used * 10 >= since * 9 && !since.is_zero() => Some(Hang::Spinning),
             // Idle alone says nothing: it is for who asks, and has had no answer, to call it a deadlock.
             () if states.contains(&'D') => Some(Hang::BlockedIo),
-            () if all('S') && used * 1000 < since => Some(Hang::Deadlock),
+            // To ask takes some of the time as well.
+            () if all('S') && used * 10 < since => Some(Hang::Deadlock),
             () => None,
         }
     }

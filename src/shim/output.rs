@@ -133,15 +133,29 @@ impl Output {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        if self.size > 0 && self.size + bytes.len() as u64 > self.log.max_bytes && self.turn_over().is_err() {
-            self.lost += bytes.len() as u64;
-            return;
-        }
-        let written = self.file.as_mut().map(|file| file.write_all(bytes));
-        match written {
-            Some(Ok(())) => self.size += bytes.len() as u64,
-            _ => self.lost += bytes.len() as u64,
+    /// Writes it down, in pieces that fit; none ends within a line that fits.
+    fn keep(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = usize::try_from(self.log.max_bytes.saturating_sub(self.size)).unwrap_or(usize::MAX);
+            let piece = match bytes.split_at_checked(room) {
+                None => bytes.len(),
+                Some((fits, _)) => match fits.iter().rposition(|byte| *byte == b'\n') {
+                    Some(newline) => newline + 1,
+                    // A line that is longer than a whole file is torn.
+                    None if self.size == 0 => room,
+                    None => 0,
+                },
+            };
+            let (now, later) = bytes.split_at(piece);
+            match self.file.as_mut().map(|file| file.write_all(now)) {
+                Some(Ok(())) => self.size += now.len() as u64,
+                _ => self.lost += now.len() as u64,
+            }
+            bytes = later;
+            if !bytes.is_empty() && self.turn_over().is_err() {
+                self.lost += bytes.len() as u64;
+                return;
+            }
         }
     }
 

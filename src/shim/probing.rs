@@ -19,7 +19,7 @@ use super::children::{Children, Job, Process, Reply};
 use super::clock::Moment;
 use super::config::{Check, How};
 use super::epoll::{EpollFlags, Poll};
-use super::health::Failure;
+use super::health::{Failure, Hang};
 use super::jobs::Runtime;
 use super::observe::Observer;
 use super::probe::{Answer, Probe, Verdict};
@@ -105,6 +105,9 @@ pub struct Probing {
     failures: u64,
     last: Option<Duration>,
     said: String,
+    /// What the one that is being made has written so far.
+    heard: String,
+    hang: Option<Hang>,
 }
 
 impl Probing {
@@ -124,6 +127,8 @@ impl Probing {
             failures: 0,
             last: None,
             said: String::new(),
+            heard: String::new(),
+            hang: None,
         }
     }
 
@@ -138,9 +143,9 @@ impl Probing {
         self.probe.age(now).filter(|_| !spoken)
     }
 
-    /// The container's processor time since the last one was begun, and how long that is.
-    pub fn used(&self, observer: &Observer, now: Moment) -> (Duration, Duration) {
-        (Duration::from_micros(observer.cpu_usec().saturating_sub(self.cpu_usec)), now.saturating_sub(self.begun))
+    /// What the container was about when the last one had no answer in its time.
+    pub fn hang(&self) -> Option<Hang> {
+        self.hang.filter(|_| self.probe.verdict() == Verdict::Fail(Failure::Timeout))
     }
 
     /// When there is something to do.
@@ -167,6 +172,7 @@ impl Probing {
         self.deadline = now + self.probe.timeout();
         self.cpu_usec = means.observer.map_or(0, Observer::cpu_usec);
         self.late = false;
+        self.heard.clear();
         let begun = match &self.how {
             How::Exec(command) => exec(command.clone(), self.probe.timeout(), self.token, means).map(Some),
             How::Tcp { host, port } => connection(host, *port, None, self.token, means).map(Some),
@@ -204,6 +210,13 @@ impl Probing {
     }
 
     fn out_of_time(&mut self, now: Moment, means: &mut Means<'_>) -> bool {
+        // Before its own process is killed, which would be in another state then.
+        if !self.late {
+            self.hang = means.observer.and_then(|observer| {
+                let used = Duration::from_micros(observer.cpu_usec().saturating_sub(self.cpu_usec));
+                observer.hang(used, now.saturating_sub(self.begun))
+            });
+        }
         match &self.flight {
             Some(Flight::Exec { job, process, .. }) if !self.late => {
                 self.late = true;
@@ -256,7 +269,7 @@ impl Probing {
         }
         match &mut self.flight {
             Some(Flight::Exec { said, .. }) => {
-                if hear(said, &mut self.said) {
+                if hear(said, &mut self.heard) {
                     poll.remove(said);
                 }
                 false
@@ -312,14 +325,13 @@ impl Probing {
     }
 
     fn ended_with(&mut self, end: End, now: Moment, poll: &Poll) -> bool {
-        let mut said = String::new();
-        if let Some(Flight::Exec { said: pipe, .. }) = &mut self.flight {
-            hear(pipe, &mut said);
+        if let Some(Flight::Exec { said, .. }) = &mut self.flight {
+            hear(said, &mut self.heard);
         }
-        let said = std::mem::take(&mut self.said) + &said;
+        let said = std::mem::take(&mut self.heard);
         self.land(poll);
+        // Its time has been counted already.
         if self.late {
-            self.said = said;
             return false;
         }
         match end {

@@ -22,7 +22,7 @@ use super::children::{Children, Job, Process, Reply, Told};
 use super::clock::{self, Moment};
 use super::config::{Config, How};
 use super::epoll::{EpollFlags, Poll, Ready};
-use super::health::{Exit, Hang, Pressure, Reason, Summary};
+use super::health::{Exit, Pressure, Reason, Summary};
 use super::http::{Connections, Listener};
 use super::jobs::Runtime;
 use super::observe::{self, Limits, Observer};
@@ -46,6 +46,8 @@ pub use saved::{Saved, inherited_sockets, left};
 
 /// What a worker may take to make a container, hooks and all, and to remove it.
 const WORK: Duration = Duration::from_secs(120);
+/// How long the parent of a process that is not our child may take to wait for it.
+const UNREAPED: Duration = Duration::from_secs(5);
 /// What a start may want of systemd's patience each time.
 const EXTENSION: Duration = Duration::from_secs(30);
 
@@ -128,16 +130,18 @@ struct Alive {
     /// The container's NOTIFY_SOCKET.
     notify: Option<UnixDatagram>,
     started: Moment,
-    started_at: String,
+    /// On the wall, in seconds since 1970.
+    started_unix: f64,
     ready_after: Option<Duration>,
     probes: Vec<Probing>,
-    hang: Option<Hang>,
     paused: bool,
     pressure: Pressure,
     next_look: Option<Moment>,
     oom_kills: u64,
     /// It ended before its start was known to have worked.
     early: Option<End>,
+    /// It has ended, and its parent has not waited for it: then it is given up.
+    unreaped: Option<Moment>,
 }
 
 /// The supervisor.
@@ -312,6 +316,7 @@ impl Supervisor {
             self.watchdog,
             waiting,
             self.alive.as_ref().and_then(|alive| alive.next_look),
+            self.alive.as_ref().and_then(|alive| alive.unreaped),
         ];
         times.into_iter().flatten().chain(probes()).min()
     }
@@ -371,7 +376,7 @@ impl Supervisor {
                 let poll = &self.poll;
                 let changed = alive.probes.iter_mut().any(|probing| probing.ready(probe, now, poll));
                 if changed {
-                    self.verdicts(now);
+                    self.verdicts();
                 }
             }
         }
@@ -390,7 +395,7 @@ impl Supervisor {
             changed |= alive.probes.iter_mut().fold(false, |changed, probing| probing.told(&text, now) | changed);
         }
         if changed {
-            self.verdicts(now);
+            self.verdicts();
         }
     }
 
@@ -398,11 +403,22 @@ impl Supervisor {
     fn gone(&mut self) -> Result<()> {
         self.reap()?;
         let Some(alive) = self.alive.as_ref().filter(|alive| !alive.child) else { return Ok(()) };
-        let end = exit_of(alive.pidfd.as_fd()).ok().flatten();
-        if end.is_none() && process::poll_in(alive.pidfd.as_fd(), 0) != Ok(true) {
+        if process::poll_in(alive.pidfd.as_fd(), 0) != Ok(true) {
             return Ok(());
         }
-        self.ended(end)
+        let now = clock::now();
+        match (exit_of(alive.pidfd.as_fd()), alive.unreaped) {
+            // The kernel tells only once its parent has waited for it. A hangup says so.
+            (Ok(None), None) => {
+                self.poll.change(&alive.pidfd, token::PROCESS, EpollFlags::empty())?;
+                if let Some(alive) = &mut self.alive {
+                    alive.unreaped = Some(now + UNREAPED);
+                }
+                Ok(())
+            }
+            (Ok(None), Some(until)) if now < until => Ok(()),
+            (end, _) => self.ended(end.ok().flatten()),
+        }
     }
 
     fn reap(&mut self) -> Result<()> {
@@ -418,7 +434,7 @@ impl Supervisor {
                         let changed =
                             alive.probes.iter_mut().find_map(|probing| probing.ended(process, end, now, poll));
                         if changed == Some(true) {
-                            self.verdicts(now);
+                            self.verdicts();
                         }
                     }
                 }
@@ -449,7 +465,7 @@ impl Supervisor {
                 let changed =
                     alive.probes.iter_mut().find_map(|probing| probing.done(job, &reply, now, children, poll));
                 if changed == Some(true) {
-                    self.verdicts(now);
+                    self.verdicts();
                 }
                 Ok(())
             }
@@ -512,7 +528,7 @@ impl Supervisor {
         self.phase = Phase::Up;
         let Some(alive) = &mut self.alive else { return Ok(()) };
         alive.started = now;
-        alive.started_at = state::now();
+        alive.started_unix = clock::wall();
         alive.probes = probes(&self.wanted.config, now);
         let (pid, early) = (alive.process.pid, alive.early);
         self.note("start", json!({ "pid": pid, "restarts": self.restarts.total() }));
@@ -663,6 +679,9 @@ impl Supervisor {
         if self.stop.and_then(|stop| stop.deadline).is_some_and(|deadline| deadline <= now) {
             self.kill();
         }
+        if self.alive.as_ref().and_then(|alive| alive.unreaped).is_some_and(|until| until <= now) {
+            self.gone()?;
+        }
         if let Phase::Waiting(at) = self.phase
             && at <= now
         {
@@ -722,23 +741,14 @@ impl Supervisor {
             alive.look_at_pressure(now);
         }
         if changed {
-            self.verdicts(now);
+            self.verdicts();
         }
     }
 
     /// A probe has come to another verdict.
-    fn verdicts(&mut self, now: Moment) {
+    fn verdicts(&mut self) {
         let Some(alive) = &mut self.alive else { return };
-        alive.hang = None;
         let views: Vec<_> = alive.probes.iter().map(Probing::view).collect();
-        for probing in &alive.probes {
-            if let (For::Liveness, Verdict::Fail(super::health::Failure::Timeout), Some(observer)) =
-                (probing.what, probing.verdict(), &alive.observer)
-            {
-                let (used, since) = probing.used(observer, now);
-                alive.hang = observer.hang(used, since);
-            }
-        }
         let failed = alive
             .probes
             .iter()
@@ -787,15 +797,15 @@ impl Alive {
             observer,
             notify,
             started: clock::now(),
-            started_at: state::now(),
+            started_unix: clock::wall(),
             ready_after: None,
             probes: Vec::new(),
-            hang: None,
             paused,
             pressure: Pressure::None,
             next_look: None,
             oom_kills,
             early: None,
+            unreaped: None,
         }))
     }
 

@@ -24,11 +24,8 @@ pub(super) fn listen(directory: &Directory, port: Option<SocketAddr>) -> Result<
 struct Of<'a>(&'a Journal, &'a str);
 
 impl Events for Of<'_> {
-    fn since(&self, id: Option<&str>, seq: u64) -> Vec<String> {
-        match id {
-            Some(id) if id != self.1 => Vec::new(),
-            _ => self.0.since(seq),
-        }
+    fn since(&self, id: &str, seq: u64) -> Vec<String> {
+        if id == self.1 { self.0.since(seq) } else { Vec::new() }
     }
 }
 

@@ -84,7 +84,7 @@ impl Supervisor {
             match probing.what {
                 For::Startup => {}
                 For::Liveness => {
-                    axes.liveness = match (probing.verdict(), alive.hang) {
+                    axes.liveness = match (probing.verdict(), probing.hang()) {
                         (Verdict::Unknown, _) => Liveness::Unknown,
                         (Verdict::Pass, _) => Liveness::Pass,
                         (Verdict::Fail(_), Some(hang)) => Liveness::Hung(hang),
@@ -159,6 +159,7 @@ impl Supervisor {
             .to_owned(),
             restarts: self.restarts.total(),
             uptime_seconds: up.map(|alive| now.saturating_sub(alive.started).as_secs_f64()),
+            started_seconds: up.map(|alive| alive.started_unix),
             start_latency_seconds: up.and_then(|alive| Some(alive.ready_after?.as_secs_f64())),
             age_seconds: oldest.as_secs_f64(),
             lag_seconds: self.lag.worst().as_secs_f64(),

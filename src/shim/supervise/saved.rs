@@ -31,8 +31,8 @@ pub struct Saved {
     pub process: Option<Process>,
     /// When that was started, in seconds of `CLOCK_BOOTTIME`.
     pub started: f64,
-    /// The same on the wall.
-    pub started_at: String,
+    /// The same on the wall, in seconds since 1970.
+    pub started_unix: f64,
     /// It had been asked to stop.
     pub stopping: bool,
     /// What it has lived through.
@@ -53,7 +53,7 @@ impl Supervisor {
             boot_id: state::boot_id()?,
             process: alive.map(|alive| alive.process),
             started: alive.map_or(Duration::ZERO, |alive| alive.started).as_secs_f64(),
-            started_at: alive.map(|alive| alive.started_at.clone()).unwrap_or_default(),
+            started_unix: alive.map_or(0.0, |alive| alive.started_unix),
             stopping: self.stop.is_some_and(|stop| stop.why == Why::Asked),
             restarts: self.restarts.clone(),
             last_exit: self.last_exit.clone(),
@@ -78,7 +78,7 @@ impl Supervisor {
         match alive {
             Some(mut alive) => {
                 alive.started = started;
-                alive.started_at = saved.started_at;
+                alive.started_unix = saved.started_unix;
                 alive.probes = probes(&self.wanted.config, now);
                 let pid = alive.process.pid;
                 self.alive = Some(alive);

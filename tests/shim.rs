@@ -1,0 +1,526 @@
+//! `orlop-shim run` and `resume`: the supervisor, by what the kernel and its own records say.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Bundle, Outcome, Running, alive, begin, outcome, value, wait};
+use serde_json::{Value, json};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_orlop-shim");
+
+/// A bundle with what it wants of its supervisor.
+struct Supervised {
+    bundle: Bundle,
+}
+
+impl Supervised {
+    /// What ends by no signal is not waited for as long as elsewhere.
+    fn new(script: &str, mut health: Value) -> Self {
+        let bundle = Bundle::script(script);
+        if health.get("stop").is_none() {
+            health["stop"] = json!({"timeoutSeconds": 0.1});
+        }
+        fs::write(bundle.dir.join("health.json"), health.to_string()).expect("health.json");
+        Self { bundle }
+    }
+
+    /// `orlop-shim --directory DIR WORDS...`
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(SHIM);
+        command.arg("--directory").arg(self.bundle.dir.join("shims")).args(words).stdin(Stdio::null());
+        command
+    }
+
+    fn running(&self, words: &[&str]) -> Command {
+        let mut command = self.command(&["run", "--root"]);
+        command.arg(&self.bundle.store).args(words).arg(&self.bundle.dir).arg(&self.bundle.id);
+        command
+    }
+
+    fn run(&self) -> Outcome {
+        outcome(self.running(&[]))
+    }
+
+    /// Supervised by a child of this process; it is asked to stop when it is dropped.
+    fn begin(&self) -> Shim {
+        Shim(Some(begin(self.running(&[]))))
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.bundle.dir.join("shims").join(&self.bundle.id)
+    }
+
+    /// The data of all events of a kind.
+    fn events(&self, kind: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.directory().join("events.ndjson")).unwrap_or_default();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("an event is JSON"));
+        let kind = format!("org.orlop.container.{kind}");
+        events.filter(|event| event["type"] == kind.as_str()).map(|event| event["data"].clone()).collect()
+    }
+
+    /// Waits until the summary becomes this.
+    fn await_summary(&self, summary: &str) {
+        wait(|| self.events("summary").last().is_some_and(|last| last["to"] == summary));
+    }
+
+    /// The pid of the container's first process, by the last start that there was.
+    fn pid(&self) -> u32 {
+        self.events("start").last().and_then(|start| start["pid"].as_u64()).expect("a start") as u32
+    }
+
+    /// One request over a socket of the supervisor's: its status and its body.
+    fn ask(&self, socket: &str, request: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.directory().join(socket)).expect("connect");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("ask");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+
+    fn view(&self) -> Value {
+        let (status, body) = self.ask("read.sock", &format!("GET /v1/containers/{}", self.bundle.id));
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).expect("a view")
+    }
+}
+
+struct Shim(Option<Running>);
+
+impl Shim {
+    fn pid(&self) -> u32 {
+        self.0.as_ref().expect("running").child.id()
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(
+            Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().expect("kill").success()
+        );
+    }
+
+    fn end(mut self) -> Outcome {
+        self.0.take().expect("running").end()
+    }
+
+    fn stop(self) -> Outcome {
+        self.signal("TERM");
+        self.end()
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        if let Some(running) = self.0.take() {
+            let _ = Command::new("kill").arg(running.child.id().to_string()).status();
+            running.end();
+        }
+    }
+}
+
+/// Nothing is left of a container, and of its supervisor nothing that anybody could take for one that lives.
+#[track_caller]
+fn nothing_left(supervised: &Supervised) {
+    assert_eq!(supervised.bundle.status(), "none");
+    for name in ["supervisor.json", "read.sock", "control.sock"] {
+        assert!(!supervised.directory().join(name).exists(), "{name} is left");
+    }
+}
+
+#[test]
+fn a_program_ends_with_its_own_status() {
+    let supervised = Supervised::new("echo out; echo err >&2; exit 7", json!({}));
+    let said = supervised.run();
+    assert_eq!((said.code, said.stdout().as_str(), said.stderr().as_str()), (Some(7), "out\n", "err\n"));
+    let exit = &supervised.events("exit")[0]["exit"];
+    assert_eq!((&exit["kind"], &exit["code"]), (&json!("code"), &json!(7)));
+    let last: Value =
+        serde_json::from_str(&value(supervised.directory().join("last.json")).expect("last.json")).expect("JSON");
+    assert_eq!((&last["summary"], &last["reason"]), (&json!("failed"), &json!("exit-code")));
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_signal_is_told_from_a_status() {
+    let supervised = Supervised::new("kill -9 $$; sleep 1", json!({}));
+    // The first process of a pid namespace ignores its own signals: this one has the host's.
+    let supervised = Supervised {
+        bundle: supervised.bundle.edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        }),
+    };
+    assert_eq!(supervised.run().code, Some(137));
+    let exit = &supervised.events("exit")[0]["exit"];
+    assert_eq!((&exit["kind"], &exit["signal"], &exit["code"]), (&json!("signal"), &json!(9), &Value::Null));
+}
+
+#[test]
+fn what_fails_is_started_again_until_its_retries_are_used() {
+    let policy = json!({"policy": "on-failure", "retries": 3, "firstDelaySeconds": 0.01, "longestDelaySeconds": 0.05});
+    let supervised = Supervised::new("exit 3", json!({ "restart": policy }));
+    assert_eq!(supervised.run().code, Some(3));
+    let numbers: Vec<_> = supervised.events("start").iter().map(|start| start["restarts"].as_u64()).collect();
+    assert_eq!(numbers, [Some(0), Some(1), Some(2), Some(3)]);
+    assert_eq!(supervised.events("exit").len(), 4);
+    nothing_left(&supervised);
+}
+
+#[test]
+fn what_ends_again_and_again_is_a_crash_loop_and_can_be_stopped_while_it_waits() {
+    let policy = json!({"policy": "always", "firstDelaySeconds": 0.01, "longestDelaySeconds": 60});
+    let supervised = Supervised::new("exit 0", json!({ "restart": policy }));
+    let shim = supervised.begin();
+    wait(|| supervised.events("exit").len() >= 5);
+    supervised.await_summary("crashloop");
+    let said = shim.stop();
+    assert_eq!(said.code, Some(0), "{}", said.stderr());
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_program_that_is_not_there_is_said_and_nothing_is_left() {
+    let supervised = Supervised::new("", json!({}));
+    let supervised = Supervised { bundle: supervised.bundle.args(&["/no/such/program"]) };
+    let said = supervised.run();
+    said.fails("/no/such/program");
+    nothing_left(&supervised);
+    let said = outcome(supervised.running(&["--detach"]));
+    said.fails("/no/such/program");
+    assert_eq!(said.code, Some(1));
+}
+
+#[test]
+fn a_wrong_wish_is_one_error_before_anything_starts() {
+    let supervised = Supervised::new("touch /tmp/ran", json!({"liveness": {"exec": {"command": []}}}));
+    supervised.run().fails("health.json /liveness/exec/command");
+    let supervised = Supervised::new("touch /tmp/ran", json!({"stop": {"signal": "SIGNOPE"}}));
+    supervised.run().fails("health.json /stop/signal");
+    assert!(!supervised.bundle.rootfs("tmp/ran").exists());
+    assert!(!supervised.directory().exists());
+}
+
+#[test]
+fn who_is_asked_to_stop_gets_its_signal_and_then_its_end() {
+    let polite = "trap 'echo asked; exit 0' USR1; echo up; while :; do sleep 0.05; done";
+    let supervised = Supervised::new(polite, json!({"stop": {"signal": "USR1", "timeoutSeconds": 9}}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    std::thread::sleep(Duration::from_millis(200));
+    let said = shim.stop();
+    assert_eq!((said.code, said.stdout().contains("asked")), (Some(0), true), "{}", said.stderr());
+    let last = &supervised.events("exit")[0]["exit"];
+    assert_eq!(last["kind"], "asked");
+
+    let deaf = "trap '' TERM; sleep 1000 & sleep 1001";
+    let supervised = Supervised::new(deaf, json!({"restart": "always", "stop": {"timeoutSeconds": 0.2}}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let cgroup = common::cgroup_of(supervised.pid());
+    assert_eq!(shim.stop().code, Some(0));
+    assert!(!cgroup.exists());
+    let exit = &supervised.events("exit")[0]["exit"];
+    assert_eq!((&exit["kind"], &exit["signal"]), (&json!("asked"), &json!(9)));
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_probe_by_exec_is_made_in_the_container_and_its_answer_counts() {
+    let probe = json!({"exec": {"command": ["sh", "-c", "cat /tmp/state; test $(cat /tmp/state) = good"]},
+        "periodSeconds": 0.1, "failureThreshold": 2, "timeoutSeconds": 5});
+    let supervised = Supervised::new("echo good > /tmp/state; sleep 1000", json!({ "liveness": probe }));
+    let _shim = supervised.begin();
+    supervised.await_summary("healthy");
+    fs::write(supervised.bundle.rootfs("tmp/state"), "bad\n").expect("write");
+    supervised.await_summary("unhealthy");
+    let view = supervised.view();
+    assert_eq!((&view["summary"], &view["reason"]), (&json!("unhealthy"), &json!("probe-failed")));
+    assert_eq!(view["probes"][0]["output"], "status 1: bad");
+    // Nobody restarts it: there is no policy, and so another has that right.
+    assert!(alive(supervised.pid()));
+    fs::write(supervised.bundle.rootfs("tmp/state"), "good\n").expect("write");
+    supervised.await_summary("healthy");
+}
+
+#[test]
+fn a_probe_that_hangs_is_ended_in_its_time_and_says_so() {
+    let probe = json!({"exec": {"command": ["sleep", "777"]}, "periodSeconds": 0.1, "timeoutSeconds": 0.6, "failureThreshold": 1});
+    let supervised = Supervised::new("sleep 1000", json!({ "liveness": probe }));
+    let _shim = supervised.begin();
+    // Everything in the container sleeps, and nothing answers.
+    supervised.await_summary("hung");
+    assert_eq!(supervised.view()["reason"], "deadlock");
+    wait(|| supervised.events("probe").iter().any(|probes| probes[0]["output"] == "nothing was said in its time"));
+    let left = || {
+        let procs = fs::read_to_string(common::cgroup_of(supervised.pid()).join("cgroup.procs")).unwrap_or_default();
+        procs.lines().count()
+    };
+    // One that is being made, at most: none of those before.
+    wait(|| left() <= 2);
+}
+
+#[test]
+fn a_startup_probe_holds_the_others_back() {
+    let probes = json!({
+        "startup": {"exec": {"command": ["test", "-e", "/tmp/started"]}, "periodSeconds": 0.1, "failureThreshold": 1000, "timeoutSeconds": 5},
+        "liveness": {"exec": {"command": ["sh", "-c", "echo x >> /tmp/alive"]}, "periodSeconds": 0.1, "timeoutSeconds": 5},
+        "readiness": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 0.1, "timeoutSeconds": 5},
+    });
+    let supervised = Supervised::new("sleep 1000", probes);
+    let _shim = supervised.begin();
+    wait(|| supervised.events("start").len() == 1);
+    wait(|| supervised.view()["probes"][0]["count"].as_u64() > Some(2));
+    let view = supervised.view();
+    assert_eq!((&view["summary"], &view["reason"]), (&json!("starting"), &json!("startup-probe")));
+    assert!(!supervised.bundle.rootfs("tmp/alive").exists());
+    fs::write(supervised.bundle.rootfs("tmp/started"), "").expect("write");
+    supervised.await_summary("notready");
+    wait(|| supervised.bundle.rootfs("tmp/alive").exists());
+    assert_eq!(supervised.ask("read.sock", "GET /livez").0, 200);
+    assert_eq!(supervised.ask("read.sock", "GET /readyz").0, 503);
+    fs::write(supervised.bundle.rootfs("tmp/ready"), "").expect("write");
+    supervised.await_summary("healthy");
+    assert_eq!(supervised.ask("read.sock", "GET /readyz").0, 200);
+    assert_eq!(supervised.view()["probes"][0]["verdict"], "pass");
+}
+
+#[test]
+fn what_does_not_live_is_started_again_where_the_policy_says_so() {
+    let health = json!({
+        "liveness": {"exec": {"command": ["test", "-e", "/tmp/well"]}, "periodSeconds": 0.1, "failureThreshold": 2, "timeoutSeconds": 5},
+        "restart": {"policy": "on-failure", "firstDelaySeconds": 0.01},
+        "stop": {"timeoutSeconds": 0.1},
+    });
+    let supervised = Supervised::new("sleep 1000", health);
+    let _shim = supervised.begin();
+    wait(|| !supervised.events("exit").is_empty());
+    assert_eq!(supervised.events("exit")[0]["exit"]["kind"], "unhealthy");
+    fs::write(supervised.bundle.rootfs("tmp/well"), "").expect("write");
+    wait(|| supervised.events("start").len() >= 2);
+    supervised.await_summary("healthy");
+}
+
+/// The container's network has no address but its own loopback.
+#[test]
+fn probes_by_tcp_and_http_are_made_in_the_containers_network() {
+    let script = "mkdir -p /tmp/www; echo ok > /tmp/www/index.html; while [ ! -e /tmp/go ]; do sleep 0.05; done; \
+        httpd -f -p 127.0.0.1:8080 -h /tmp/www";
+    let probes = json!({
+        "liveness": {"tcpSocket": {"port": 8080}, "periodSeconds": 0.1, "failureThreshold": 1},
+        "readiness": {"httpGet": {"port": 8080, "path": "/index.html"}, "periodSeconds": 0.1, "failureThreshold": 1},
+    });
+    let supervised = Supervised::new(script, probes);
+    let shim = supervised.begin();
+    supervised.await_summary("unhealthy");
+    wait(|| supervised.view()["probes"][0]["output"] == "connection refused");
+    fs::write(supervised.bundle.rootfs("tmp/go"), "").expect("write");
+    supervised.await_summary("healthy");
+    assert_eq!(supervised.view()["probes"][1]["output"], "HTTP status 200");
+    fs::remove_file(supervised.bundle.rootfs("tmp/www/index.html")).expect("remove");
+    supervised.await_summary("notready");
+    assert_eq!(supervised.view()["probes"][1]["output"], "HTTP status 404");
+    // The supervisor itself is where it was.
+    let own = fs::read_link("/proc/self/ns/net").expect("a namespace");
+    assert_eq!(fs::read_link(format!("/proc/{}/ns/net", shim.pid())).expect("a namespace"), own);
+}
+
+#[test]
+fn a_program_says_itself_that_it_is_ready_and_alive() {
+    // busybox has no client of datagram sockets: perl's would be too large, so the test speaks for the program.
+    let probes = json!({
+        "readiness": {"notify": {}},
+        "liveness": {"notify": {}, "periodSeconds": 1, "failureThreshold": 1},
+    });
+    let supervised = Supervised::new("echo $NOTIFY_SOCKET > /tmp/name; sleep 1000", probes);
+    let _shim = supervised.begin();
+    wait(|| value(supervised.bundle.rootfs("tmp/name")).is_ok_and(|name| !name.is_empty()));
+    let name = value(supervised.bundle.rootfs("tmp/name")).expect("a name");
+    let root = format!("/proc/{}/root", supervised.pid());
+    let socket = std::os::unix::net::UnixDatagram::unbound().expect("socket");
+    let say = |message: &str| socket.send_to(message.as_bytes(), format!("{root}{name}")).map(drop).expect("send");
+    say("WATCHDOG=1");
+    say("STATUS=warming up\nREADY=1");
+    supervised.await_summary("healthy");
+    let probes = supervised.view()["probes"].clone();
+    let ready =
+        probes.as_array().expect("probes").iter().find(|probe| probe["name"] == "readiness").expect("readiness");
+    assert_eq!(ready["output"], "warming up");
+    // Nothing more is said: it does not live.
+    wait(|| supervised.events("summary").iter().any(|summary| summary["to"] == "hung" || summary["to"] == "unhealthy"));
+    say("WATCHDOG=1");
+    supervised.await_summary("healthy");
+}
+
+#[test]
+fn a_frozen_container_is_paused_and_not_asked() {
+    let probe =
+        json!({"exec": {"command": ["true"]}, "periodSeconds": 0.1, "failureThreshold": 1, "timeoutSeconds": 5});
+    let supervised = Supervised::new("sleep 1000", json!({ "liveness": probe, "restart": "always" }));
+    let _shim = supervised.begin();
+    supervised.await_summary("healthy");
+    supervised.bundle.on("pause", &[]).well();
+    supervised.await_summary("paused");
+    let count = || supervised.view()["probes"][0]["count"].as_u64();
+    // One may have been on its way.
+    std::thread::sleep(Duration::from_millis(300));
+    let before = count();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(count(), before);
+    supervised.bundle.on("resume", &[]).well();
+    supervised.await_summary("healthy");
+    assert!(supervised.events("exit").is_empty());
+}
+
+#[test]
+fn pressure_is_seen_and_passes() {
+    let probe = json!({"psi": {"resource": "cpu", "percent": 30}, "periodSeconds": 0.2, "failureThreshold": 1});
+    // More than there are processors, all of them busy, until the file is there.
+    let script = "for i in 1 2 3 4 5 6 7 8; do while [ ! -e /tmp/enough ]; do :; done & done; wait; sleep 1000";
+    let supervised = Supervised::new(script, json!({ "readiness": probe }));
+    let _shim = supervised.begin();
+    wait(|| supervised.events("summary").iter().any(|summary| summary["to"] == "notready"));
+    assert!(supervised.view()["probes"][0]["output"].as_str().expect("text").starts_with("cpu.pressure some avg10="));
+    fs::write(supervised.bundle.rootfs("tmp/enough"), "").expect("write");
+    let begun = std::time::Instant::now();
+    while supervised.view()["summary"] != "healthy" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the pressure does not pass");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_log_is_kept_and_its_end_goes_into_the_record() {
+    let supervised = Supervised::new("", json!({}));
+    let log = supervised.bundle.dir.join("out.log");
+    let health = json!({"log": {"path": log, "maxBytes": 4096, "keep": 1}});
+    fs::write(supervised.bundle.dir.join("health.json"), health.to_string()).expect("health.json");
+    let script = "i=0; while [ $i -lt 400 ]; do echo line $i of many; i=$((i+1)); done; echo the last word >&2; exit 1";
+    let supervised = Supervised { bundle: supervised.bundle.args(&["sh", "-c", script]) };
+    let said = supervised.run();
+    assert_eq!((said.code, said.stdout().as_str()), (Some(1), ""));
+    let (new, old) = (value(&log).expect("the log"), value(log.with_extension("log.1")).expect("the older log"));
+    assert!(new.len() <= 4096 && old.len() <= 4096 && (old + "\n" + &new).contains("line 399 of many"));
+    assert_eq!(supervised.events("exit")[0]["stderr"], "the last word\n");
+}
+
+/// Where the kernel tells who is not the parent (6.15), the status is the true one.
+#[test]
+fn another_supervisor_goes_on_after_the_death_of_one() {
+    let supervised = Supervised::new("while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 5", json!({}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let pid = supervised.pid();
+    shim.signal("KILL");
+    shim.end();
+    assert!(alive(pid));
+    let resume = supervised.command(&["resume", &supervised.bundle.id]);
+    let resumed = Shim(Some(begin(resume)));
+    wait(|| supervised.events("supervisor").iter().any(|event| event["resumed"] == pid));
+    assert_eq!(supervised.view()["pid"], pid);
+    fs::write(supervised.bundle.rootfs("tmp/end"), "").expect("write");
+    let said = resumed.end();
+    let exit = supervised.events("exit")[0]["exit"].clone();
+    if kernel() >= (6, 15) {
+        assert_eq!((said.code, &exit["code"]), (Some(5), &json!(5)), "{exit}");
+    } else {
+        assert_eq!(exit["kind"], "unknown");
+    }
+    nothing_left(&supervised);
+}
+
+#[test]
+fn an_end_that_nobody_has_seen_is_unknown_and_counts_as_a_failure() {
+    let health = json!({"restart": {"policy": "on-failure", "firstDelaySeconds": 0.01}});
+    let supervised = Supervised::new("sleep 1000", health);
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let pid = supervised.pid();
+    shim.signal("KILL");
+    shim.end();
+    supervised.bundle.on("kill", &["KILL"]).well();
+    // As long as its parent has not waited for it the kernel still knows.
+    wait(|| !PathBuf::from(format!("/proc/{pid}")).exists());
+    let resumed = Shim(Some(begin(supervised.command(&["resume", &supervised.bundle.id]))));
+    wait(|| supervised.events("start").len() == 2);
+    assert_eq!(supervised.events("exit")[0]["exit"]["kind"], "unknown");
+    supervised.await_summary("healthy");
+    assert_eq!(resumed.stop().code, Some(0));
+}
+
+#[test]
+fn a_supervisor_is_replaced_in_its_place() {
+    let supervised = Supervised::new("while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 6", json!({}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let pid = supervised.pid();
+    // A client that has connected before stays in the queue of the same socket.
+    assert_eq!(supervised.ask("control.sock", "POST /v1/upgrade").0, 200);
+    wait(|| supervised.events("supervisor").iter().any(|event| event["resumed"] == pid));
+    assert!(supervised.events("supervisor").iter().any(|event| event["child"] == true));
+    assert_eq!(supervised.view()["pid"], pid);
+    let parent = common::proc_status(pid, "PPid");
+    assert_eq!(parent, shim.pid().to_string());
+    fs::write(supervised.bundle.rootfs("tmp/end"), "").expect("write");
+    assert_eq!(shim.end().code, Some(6));
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_detached_supervisor_stays_and_is_asked_over_its_socket() {
+    let supervised = Supervised::new("sleep 1000", json!({"stop": {"timeoutSeconds": 0.1}}));
+    outcome(supervised.running(&["--detach"])).well();
+    let pid = supervised.pid();
+    assert!(alive(pid));
+    outcome(supervised.running(&["--detach"])).fails("has a supervisor already");
+    assert!(alive(pid));
+    // What changes something is not for the socket that is read.
+    let stop = format!("POST /v1/containers/{}/stop", supervised.bundle.id);
+    assert_eq!(supervised.ask("read.sock", &stop).0, 403);
+    assert_eq!(supervised.ask("control.sock", &stop).0, 200);
+    wait(|| supervised.directory().join("last.json").exists());
+    assert!(!alive(pid));
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_restart_is_asked_for_and_counts_as_none() {
+    let supervised = Supervised::new("sleep 1000", json!({"stop": {"timeoutSeconds": 0.1}}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let before = supervised.pid();
+    let restart = format!("POST /v1/containers/{}/restart", supervised.bundle.id);
+    assert_eq!(supervised.ask("control.sock", &restart).0, 200);
+    wait(|| supervised.events("start").len() == 2);
+    assert!(!alive(before) && alive(supervised.pid()));
+    supervised.await_summary("healthy");
+    assert_eq!(supervised.view()["restarts"], 0);
+    assert_eq!(shim.stop().code, Some(0));
+}
+
+/// A worker is killed as often as a container is made: nothing of it stays, and the next start is a good one.
+#[test]
+fn one_thread_and_no_descriptor_of_the_supervisors_in_the_container() {
+    let supervised = Supervised::new("ls -l /proc/self/fd > /tmp/fds; sleep 1000", json!({}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    assert_eq!(common::proc_status(shim.pid(), "Threads"), "1");
+    wait(|| value(supervised.bundle.rootfs("tmp/fds")).is_ok_and(|fds| fds.contains(" 2 -> ")));
+    let fds = value(supervised.bundle.rootfs("tmp/fds")).expect("fds");
+    let numbers: Vec<_> = fds.lines().filter_map(|line| line.split(" -> ").next()?.split(' ').next_back()).collect();
+    // 3 is the directory that ls reads.
+    assert!(numbers.iter().all(|number| ["0", "1", "2", "3"].contains(number) || *number == "total"), "{fds}");
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", shim.pid())).unwrap_or_default();
+    assert_eq!(children.split_whitespace().collect::<Vec<_>>(), [supervised.pid().to_string()]);
+}
+
+fn kernel() -> (u32, u32) {
+    let release = value("/proc/sys/kernel/osrelease").expect("the kernel's release");
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
