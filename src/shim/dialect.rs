@@ -15,6 +15,8 @@ pub struct Words {
     pub ocf: u8,
     /// The exit status of a plugin: 0 OK, 1 warning, 2 critical, 3 unknown (Nagios, Icinga, Nomad, Consul scripts).
     pub nagios: u8,
+    /// The exit status of an init script's `status` (LSB 3.2, 20.2): 0 running, 1 dead, 3 not running, 4 unknown.
+    pub lsb: u8,
     /// HAProxy's agent-check, without its reason (management guide, agent-check).
     pub haproxy: &'static str,
     /// gRPC's health protocol.
@@ -47,26 +49,33 @@ pub fn words(summary: Summary) -> Words {
     use ocf::{DEGRADED, ERR_GENERIC, NOT_RUNNING, SUCCESS};
     const YES: Serving = Serving::Serving;
     const NO: Serving = Serving::NotServing;
-    let (live, ready, ocf, nagios, haproxy, grpc) = match summary {
-        Summary::Healthy => (200, 200, SUCCESS, 0, "ready up", YES),
-        Summary::Degraded => (200, 200, DEGRADED, 1, "ready up", YES),
-        Summary::Starting => (200, 503, SUCCESS, 1, "down", NO),
-        Summary::NotReady => (200, 503, DEGRADED, 1, "down", NO),
-        Summary::Paused => (200, 503, DEGRADED, 1, "drain", NO),
-        Summary::Stopping => (200, 503, SUCCESS, 1, "drain", NO),
-        Summary::Unhealthy | Summary::Hung => (503, 503, ERR_GENERIC, 2, "down", NO),
-        Summary::Stopped => (503, 503, NOT_RUNNING, 2, "stopped", NO),
-        Summary::Failed | Summary::CrashLoop => (503, 503, ERR_GENERIC, 2, "fail", NO),
-        Summary::Fenced => (503, 503, ERR_GENERIC, 2, "down", NO),
-        Summary::Unknown => (503, 503, ERR_GENERIC, 3, "down", NO),
+    let (live, ready, ocf, nagios, lsb, haproxy, grpc) = match summary {
+        Summary::Healthy => (200, 200, SUCCESS, 0, 0, "ready up", YES),
+        Summary::Degraded => (200, 200, DEGRADED, 1, 0, "ready up", YES),
+        Summary::Starting => (200, 503, SUCCESS, 1, 0, "down", NO),
+        Summary::NotReady => (200, 503, DEGRADED, 1, 0, "down", NO),
+        Summary::Paused => (200, 503, DEGRADED, 1, 0, "drain", NO),
+        Summary::Stopping => (200, 503, SUCCESS, 1, 0, "drain", NO),
+        Summary::Unhealthy | Summary::Hung => (503, 503, ERR_GENERIC, 2, 4, "down", NO),
+        Summary::Stopped => (503, 503, NOT_RUNNING, 2, 3, "stopped", NO),
+        Summary::Failed => (503, 503, ERR_GENERIC, 2, 1, "fail", NO),
+        // It may run just now, or have ended.
+        Summary::CrashLoop => (503, 503, ERR_GENERIC, 2, 4, "fail", NO),
+        Summary::Fenced => (503, 503, ERR_GENERIC, 2, 4, "down", NO),
+        Summary::Unknown => (503, 503, ERR_GENERIC, 3, 4, "down", NO),
     };
-    Words { live, ready, ocf, nagios, haproxy, grpc }
+    Words { live, ready, ocf, nagios, lsb, haproxy, grpc }
 }
 
 /// The line of HAProxy's agent-check. HAProxy takes a reason only after a space, and leaves a server UP whose line it does
 /// not understand: so a good state has no reason, and a bad one has one word of a closed list.
 pub fn haproxy(summary: Summary, reason: Reason) -> String {
-    match words(summary).haproxy {
+    haproxy_line(words(summary).haproxy, reason.as_str())
+}
+
+/// The same of a status of HAProxy's.
+pub(super) fn haproxy_line(status: &str, reason: &str) -> String {
+    match status {
         good @ "ready up" => format!("{good}\n"),
         bad => format!("{bad} #{reason}\n"),
     }
@@ -74,7 +83,12 @@ pub fn haproxy(summary: Summary, reason: Reason) -> String {
 
 /// The line of a plugin, for its standard output.
 pub fn nagios(id: &str, summary: Summary, reason: Reason) -> String {
-    let state = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(words(summary).nagios)];
+    nagios_line(id, words(summary).nagios, reason.as_str())
+}
+
+/// The same of an exit status.
+pub(super) fn nagios_line(id: &str, status: u8, reason: &str) -> String {
+    let state = ["OK", "WARNING", "CRITICAL", "UNKNOWN"][usize::from(status.min(3))];
     // The text ends at the first bar, and what follows it would be measurements; ids hold none.
     format!("CONTAINER {state} - {id}: {reason}\n")
 }
@@ -93,6 +107,9 @@ mod tests {
             assert!(words.live == 200 || words.ready == 503, "{summary:?} is dead and gets work");
             assert_eq!(words.live == 503, words.nagios >= 2, "{summary:?}");
             assert_eq!(words.ocf == ocf::NOT_RUNNING, summary == Summary::Stopped, "{summary:?}");
+            let ended = matches!(summary, Summary::Stopped | Summary::Failed);
+            assert_eq!(matches!(words.lsb, 1 | 3), ended, "{summary:?}");
+            assert_eq!(words.lsb == 0, words.live == 200, "{summary:?}");
         }
     }
 

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod children;
+pub mod client;
 pub mod clock;
 pub mod command;
 pub mod config;
