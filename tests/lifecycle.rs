@@ -150,8 +150,9 @@ fn comm(pid: &str) -> String {
 
 #[test]
 fn kill_all_reaches_every_process() {
-    let bundle = Bundle::script("trap : TERM; sleep 1000 & sleep 1000 & echo up; while :; do wait; done")
-        .edit(|config| config["linux"]["cgroupsPath"] = json!("/orlop-test-kill-all"));
+    let bundle = Bundle::script("trap : TERM; sleep 1000 & sleep 1000 & echo up; while :; do wait; done");
+    let path = format!("/{}-all", bundle.id);
+    let bundle = bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(path));
     let output = bundle.up();
     wait(|| output.stdout() == "up\n");
     let cgroup = bundle.cgroup();

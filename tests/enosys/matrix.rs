@@ -276,7 +276,9 @@ impl Work {
         open_to_all(&dir, 0o1777);
         open_to_all(&log, 0o1777);
         let file = fs::File::create(&output).expect("the output");
-        let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+        // The default state directory as well: a number that comes again would find what an earlier round could not delete.
+        let script = "mount --bind \"$1\" \"$2\" && shift 2 && mkdir -p /run/orlop && mount -t tmpfs none /run/orlop && \
+            exec \"$@\"";
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
