@@ -12,9 +12,10 @@ use libtest_mimic::Trial;
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines");
 const PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/place");
 /// An engine and its programs.
-const ENGINES: [(&str, &[&str]); 4] = [
+const ENGINES: [(&str, &[&str]); 5] = [
     ("buildah", &["buildah"]),
     ("ctr", &["containerd", "ctr", "curl", "jq"]),
+    ("ctr-shim", &["containerd", "ctr", "jq"]),
     ("docker", &["dockerd", "docker"]),
     ("podman", &["podman", "conmon", "catatonit", "newuidmap"]),
 ];
