@@ -4,14 +4,194 @@ load ctr
 
 ctr_run() {
     local flags=()
+    # natively a shares of 0 asks for no cpu controller
     grep -qw cpu /sys/fs/cgroup/cgroup.controllers || flags=(--cpu-shares 0)
     while [ "$1" != -- ]; do flags+=("$1") && shift; done
     shift
     ctr run --runtime io.containerd.orlop.v2 "${flags[@]}" localhost/busybox:latest c "$@"
 }
+# The shim's process: the one parent of the container's first.
+shim() { awk '$1 == "PPid:" { print $2 }' "/proc/$(pid)/status"; }
+bundle() { echo /run/containerd/io.containerd.runtime.v2.task/default/c; }
+# daemon: containerd once more, after it was killed.
+daemon() {
+    containerd >>"$BATS_FILE_TMPDIR/containerd.log" 2>&1 3>&- &
+    echo $! >"$BATS_FILE_TMPDIR/pid"
+    soon ctr version >/dev/null
+}
+killed() {
+    kill -KILL "$1"
+    soon test ! -e "/proc/$1"
+}
+stopped() { [ "$(status)" = STOPPED ]; }
+tasks() { awk '$6 ~ "^/tasks/" { print substr($6, 8) }' "$heard" | xargs; }
+# Do events wait for containerd?
+told() { [ "$(stat -c %s /run/containerd/s/*.events)" = 8 ]; }
+untold() { ! told; }
+# Nothing is left: no task, no shim, no state, no mount, no socket.
+gone() {
+    [ "$(ctr task ls | wc -l)" = 1 ] && ! pgrep -f containerd-shim-orlop >/dev/null &&
+        [ -z "$(ls /run/containerd/orlop/default /run/containerd/s 2>/dev/null | grep -v :)" ] &&
+        ! grep -q "$(bundle)" /proc/self/mountinfo
+}
 
-@test "run: output and exit status" {
+@test "run: output, input and exit status" {
     run -0 once -- echo hello
     [ "$output" = hello ]
-    run -3 once -- sh -c 'exit 3'
+    run -3 once -- sh -c 'echo lost >&2; exit 3'
+    [ "$output" = lost ]
+    # ctr passes no end on that comes before its task is there
+    run -0 once -- cat < <(sleep 1 && echo from here)
+    [ "$output" = "from here" ]
+    run -0 once -- sh -c 'head -c 3000000 /dev/zero | tr "\0" x'
+    [ "${#output}" = 3000000 ]
+    soon gone
+}
+
+@test "run: what cannot be executed" {
+    run -1 once -- absent
+    [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
+    run -1 once -- /etc/plain
+    [[ $output == *'exec: "/etc/plain": permission denied'* ]]
+    soon gone
+}
+
+@test "a detached task: exec, ps, pause, resume, metrics, update, kill, rm" {
+    detached -- sleep 1000
+    pid=$(pid)
+    run -5 ctr task exec --exec-id e c sh -c 'tr "\0" " " </proc/1/cmdline; exit 5'
+    [[ $output == *"sleep 1000"* ]]
+    run -0 ctr task exec --exec-id i c cat < <(sleep 1 && echo from here)
+    [ "$output" = "from here" ]
+    run -1 ctr task exec --exec-id f c absent
+    [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
+    [[ $(ctr task ps c) == *"$pid"* ]]
+    [ "$(grep ^Threads: "/proc/$(shim)/status" | tr -d '\t')" = Threads:1 ]
+    ctr task pause c
+    frozen "$pid"
+    [ "$(status)" = PAUSED ]
+    ctr task resume c
+    thawed "$pid"
+    run -0 ctr task metrics --format json c
+    [ "$(jq '.pids.current == 1 and .cpu.usage_usec > 0' <<<"$output")" = true ]
+    ctr task kill --signal KILL c
+    soon stopped
+    [ ! -e "/proc/$pid" ]
+    ctr task rm c || [ $? = 137 ]
+    ctr container rm c
+    soon gone
+}
+
+@test "events: create, start, exec, pause, exit, delete, in this order" {
+    listen
+    detached -- sleep 1000
+    pid=$(pid)
+    run -4 ctr task exec --exec-id e c sh -c 'exit 4'
+    ctr task pause c
+    ctr task resume c
+    ctr task kill --signal KILL c
+    soon heard /tasks/exit '"id":"c"'
+    ctr task rm c || [ $? = 137 ]
+    soon heard /tasks/delete
+    kill "$events"
+    [ "$(tasks)" = "create start exec-added exec-started exit paused resumed exit delete" ]
+    heard /tasks/start "\"pid\":$pid}"
+    heard /tasks/exit '"container_id":"c","id":"e"'
+    heard /tasks/exit '"exit_status":4'
+    heard /tasks/exit "\"id\":\"c\",\"pid\":$pid,\"exit_status\":137"
+}
+
+@test "a container's end comes after the ends of its execs" {
+    listen
+    detached -- sleep 1000
+    ctr task exec --exec-id e c sleep 1000 3>&- &
+    soon heard /tasks/exec-started
+    ctr task kill --signal KILL c
+    soon heard /tasks/exit '"id":"c"'
+    kill "$events"
+    [ "$(grep /tasks/exit "$heard" | grep -o '"id":"."' | xargs)" = "id:e id:c" ]
+}
+
+@test "signals arrive, and a task is deleted by force" {
+    detached -- sh -c 'trap "exit 9" TERM; while :; do sleep 0.1; done'
+    soon grep -qi "^SigCgt:.*[4-7c-f]...$" "/proc/$(pid)/status" # bit 14
+    ctr task kill --signal TERM c
+    soon stopped
+    run ctr task rm c
+    [[ $output == *"9"* ]]
+    ctr container rm c
+    detached -- sleep 1000
+    pid=$(pid)
+    ctr task rm --force c || true
+    soon test ! -e "/proc/$pid"
+    ctr container rm c
+    soon gone
+}
+
+@test "a terminal for run and for exec" {
+    shares=$(grep -qw cpu /sys/fs/cgroup/cgroup.controllers || echo --cpu-shares 0)
+    run -6 terminal "ctr run --rm --tty --runtime io.containerd.orlop.v2 $shares localhost/busybox:latest c sh -c 'tty; stty size; exit 6'"
+    [[ $output == */dev/pts/0* ]]
+    detached -- sleep 1000
+    run -5 terminal "stty rows 33 cols 44; ctr task exec --tty --exec-id e c sh -c 'tty; sleep 0.5; stty size; exit 5'"
+    [[ $output == */dev/pts/0* ]]
+    [[ $output == *"33 44"* ]]
+}
+
+@test "containerd is killed and comes back: the task is there, and its shim the same" {
+    detached -- sh -c 'while :; do sleep 0.1; done'
+    pid=$(pid) shim=$(shim)
+    killed "$(cat "$BATS_FILE_TMPDIR/pid")"
+    [ -e "/proc/$pid" ]
+    daemon
+    [ "$(status) $(pid) $(shim)" = "RUNNING $pid $shim" ]
+    run -5 ctr task exec --exec-id e c sh -c 'exit 5'
+    listen
+    ctr task kill --signal KILL c
+    soon heard /tasks/exit '"id":"c"'
+    kill "$events"
+}
+
+@test "a container ends while containerd is away: its exit status is there afterwards, and the event comes" {
+    detached -- sh -c 'trap "exit 23" TERM; echo ready; while :; do sleep 0.1; done'
+    pid=$(pid)
+    soon grep -qi "^SigCgt:.*[4-7c-f]...$" "/proc/$pid/status"
+    killed "$(cat "$BATS_FILE_TMPDIR/pid")"
+    kill -TERM "$pid"
+    soon test ! -e "/proc/$pid"
+    soon untold
+    [ "$(jq .exit.status "$(bundle)/orlop.json")" = 23 ]
+    daemon
+    stopped
+    soon told
+    # a newer containerd takes a task without one for one that was never made
+    [[ $(ctr task ps c) == *"$pid"* ]]
+    run ctr task rm c
+    [[ $output == *"exit code 23"* ]]
+}
+
+@test "the shim is killed: what runs is killed, and how it ended is true" {
+    detached -- sleep 1000
+    pid=$(pid)
+    listen
+    killed "$(shim)"
+    soon heard /tasks/exit '"id":"c"'
+    heard /tasks/exit "\"pid\":$pid,\"exit_status\":137"
+    [ ! -e "/proc/$pid" ]
+    kill "$events"
+    ctr container rm c
+    soon gone
+}
+
+@test "the shim is killed after its container has ended: the status is that of the container" {
+    detached -- sh -c 'sleep 1; exit 21'
+    shim=$(shim)
+    soon stopped
+    listen
+    killed "$shim"
+    soon heard /tasks/exit '"id":"c"'
+    heard /tasks/exit '"exit_status":21'
+    kill "$events"
+    ctr container rm c
+    soon gone
 }

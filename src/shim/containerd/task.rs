@@ -284,10 +284,15 @@ impl Shim {
 
     fn pids(&mut self, request: &ContainerRequest) -> Later {
         let container = self.container(&request.id)?;
-        let pids = match &container.cgroup {
+        let mut pids: Vec<u32> = match &container.cgroup {
             Some(cgroup) => cgroup.processes()?.into_iter().map(|pid| pid as u32).collect(),
-            None => vec![container.init.pid()],
+            None => Vec::new(),
         };
+        // A containerd that comes back (2.0 and later) takes a task without processes for one that was never made, and removes
+        // it, and with it how it ended.
+        if pids.is_empty() {
+            pids.push(container.init.pid());
+        }
         let exec = |pid: u32| {
             let (exec_id, _) = container.execs.iter().find(|(_, process)| process.pid() == pid)?;
             Some(Any::of("containerd.runc.v1.ProcessDetails", &ProcessDetails { exec_id: exec_id.clone() }))
