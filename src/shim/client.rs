@@ -45,11 +45,7 @@ pub struct Source {
 impl Source {
     /// `/run/orlop-shim`, or below `XDG_RUNTIME_DIR` for a user's containers.
     pub fn default_directory() -> PathBuf {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR");
-        match runtime.filter(|dir| crate::host::in_runtime_dir() && !dir.is_empty()) {
-            Some(dir) => Path::new(&dir).join("orlop-shim"),
-            None => PathBuf::from("/run/orlop-shim"),
-        }
+        super::record::default_directory()
     }
 
     /// Those of this user.
@@ -64,6 +60,12 @@ impl Source {
     /// The directory can't be read.
     pub fn ids(&self) -> Result<Vec<String>> {
         Store::new(self.directory.clone()).ids()
+    }
+
+    /// The last word of a supervisor that has ended with its container.
+    fn last(&self, id: &str) -> Option<View> {
+        let view: View = super::record::read(&self.directory.join(id), "last.json").ok()??;
+        (view.id == id).then_some(view)
     }
 
     /// The view of one container.

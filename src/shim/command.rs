@@ -6,16 +6,21 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use nix::fcntl::OFlag;
 
+use super::client::{self, As, Format, PATIENCE, Source};
 use super::config::Config;
 use super::jobs::Runtime;
 use super::record;
 use super::supervise::{self, Supervisor, Wanted};
 use crate::error::{Error, Result};
 use crate::sys::clone::{Cloned, clone3};
+
+/// How long `stop` waits for a supervisor that was asked: the longest stop that can be asked for, and what a removal may take.
+const LONGEST_STOP: Duration = Duration::from_secs(86_400 + 600);
 
 /// Runs a container, knows its health, and tells any cluster manager
 #[derive(Debug, Parser)]
@@ -34,6 +39,67 @@ enum Verb {
     Run(RunArgs),
     /// Go on where a supervisor was that has died: its container is neither stopped nor started anew
     Resume(ResumeArgs),
+    /// Say how a container is, in the words of a manager
+    Check(CheckArgs),
+    /// List the containers of all supervisors
+    Status(StatusArgs),
+    /// Show them live
+    Top,
+    /// Stop a container and its supervisor
+    Stop(StopArgs),
+    /// Stop a container, and start it again at once
+    Restart(IdArgs),
+    /// Send a signal to a container's first process
+    Kill(KillArgs),
+    /// Execute the supervisor's program anew, without a change for its container
+    Upgrade(IdArgs),
+}
+
+#[derive(Debug, Args)]
+struct IdArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Whose words
+    #[arg(long = "as", value_name = "MANAGER", default_value = "bool")]
+    words: As,
+    /// What is older says nothing
+    #[arg(long, value_name = "SECONDS")]
+    max_age: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// How it is printed
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+struct StopArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// After that it is killed [default: as its configuration says]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+struct KillArgs {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The signal, by name or number
+    #[arg(value_name = "SIGNAL", default_value = "TERM")]
+    signal: String,
 }
 
 #[derive(Debug, Args)]
@@ -85,9 +151,18 @@ pub fn main() -> i32 {
         }
     };
     let directory = line.directory.unwrap_or_else(record::default_directory);
+    let root = crate::state::default_root(crate::host::in_runtime_dir());
+    let source = Source { directory: directory.clone(), root };
     let done = match line.verb {
         Verb::Run(args) => run(args, directory),
         Verb::Resume(args) => resume(&args, directory),
+        Verb::Check(args) => check(&args, &source),
+        Verb::Status(args) => client::status(&source, args.format).and_then(|text| print(&text)),
+        Verb::Top => client::top(&source).map(|()| 0),
+        Verb::Stop(args) => stop(&args, &source),
+        Verb::Restart(args) => post(&source, &args.id, "restart"),
+        Verb::Kill(args) => post(&source, &args.id, &format!("kill?signal={}", args.signal.replace('+', "%2B"))),
+        Verb::Upgrade(args) => posted(client::post(&source, &args.id, "/v1/upgrade", PATIENCE)),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "orlop-shim: {error:#}");
@@ -99,6 +174,60 @@ pub fn main() -> i32 {
 pub fn command_line() -> clap::Command {
     use clap::CommandFactory;
     Line::command()
+}
+
+fn print(text: &str) -> Result<i32> {
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map(|()| 0)
+        .map_err(|error| Error::new("write to standard output").call("write", crate::host::errno(&error)))
+}
+
+fn seconds(option: &str, given: Option<f64>) -> Result<Option<Duration>> {
+    let duration = |seconds| {
+        Duration::try_from_secs_f64(seconds).map_err(|_| Error::new(format!("{option}: {seconds} is no time")))
+    };
+    given.map(duration).transpose()
+}
+
+fn check(args: &CheckArgs, source: &Source) -> Result<i32> {
+    let checked = client::check(&args.id, source, args.words, seconds("--max-age", args.max_age)?);
+    let _ = std::io::stderr().write_all(checked.stderr.as_bytes());
+    print(&checked.stdout).map(|_| checked.status)
+}
+
+fn post(source: &Source, id: &str, verb: &str) -> Result<i32> {
+    posted(client::post(source, id, &format!("/v1/containers/{id}/{verb}"), PATIENCE))
+}
+
+fn posted(answer: Result<(u16, String)>) -> Result<i32> {
+    match answer? {
+        (200, _) => Ok(0),
+        (_, text) => {
+            let error = serde_json::from_str::<serde_json::Value>(&text).ok();
+            let error = error.and_then(|error| Some(error["error"].as_str()?.to_owned()));
+            Err(Error::new(error.unwrap_or_else(|| text.trim().to_owned())))
+        }
+    }
+}
+
+/// Asks, and waits until the supervisor has ended: the container is gone then.
+fn stop(args: &StopArgs, source: &Source) -> Result<i32> {
+    let timeout = seconds("--timeout", args.timeout)?;
+    let control = source.directory.join(&args.id).join(client::CONTROL);
+    let query = timeout.map(|timeout| format!("?timeout={}", timeout.as_secs_f64())).unwrap_or_default();
+    post(source, &args.id, &format!("stop{query}"))?;
+    let told = Instant::now();
+    while control.exists() {
+        // The supervisor's own bounds end this; they are in its configuration.
+        if told.elapsed() > LONGEST_STOP {
+            return Err(Error::new(format!("the supervisor of {} has not ended", args.id)));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(0)
 }
 
 fn run(args: RunArgs, directory: PathBuf) -> Result<i32> {

@@ -33,7 +33,8 @@ const TYPE: &str = "org.orlop.container.";
 
 /// Where the directories of all supervisors are.
 pub fn default_directory() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !nix::unistd::geteuid().is_root()) {
+    let users = |dir: &std::ffi::OsString| crate::host::in_runtime_dir() && !dir.is_empty();
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(users) {
         Some(runtime) => Path::new(&runtime).join("orlop-shim"),
         None => PathBuf::from("/run/orlop-shim"),
     }

@@ -98,7 +98,10 @@ pub fn check(id: &str, source: &Source, words: As, max_age: Option<Duration>) ->
     }
     match source.view(id) {
         Some(view) => say(id, words, of_view(&view, max_age), Some(view)),
-        None => say(id, words, of_fact(fact(source, id)), None),
+        None => match (fact(source, id), source.last(id)) {
+            (Fact::Absent, Some(last)) => say(id, words, of_view(&last, None), Some(last)),
+            (fact, _) => say(id, words, of_fact(fact), None),
+        },
     }
 }
 

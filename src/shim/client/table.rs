@@ -63,7 +63,10 @@ pub(super) fn rows(source: &Source, deadline: Moment) -> Result<Vec<Row>> {
         let views = answer.and_then(|(status, body)| (status == 200).then(|| serde_json::from_slice(&body).ok())?);
         match views {
             Some::<Vec<View>>(views) => rows.extend(views.into_iter().map(|view| Row::View(Box::new(view)))),
-            None => rows.push(Row::Silent(id.clone(), fact(source, &id))),
+            None => rows.push(match (fact(source, &id), source.last(&id)) {
+                (Fact::Absent, Some(last)) => Row::View(Box::new(last)),
+                (fact, _) => Row::Silent(id.clone(), fact),
+            }),
         }
     }
     rows.sort_by(|one, other| one.id().cmp(other.id()));
