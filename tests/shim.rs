@@ -524,3 +524,101 @@ fn kernel() -> (u32, u32) {
     let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
+
+#[test]
+fn a_program_is_told_of_changes_in_a_cgroup_of_its_own() {
+    let supervised = Supervised::new("sleep 1000", json!({}));
+    let told = supervised.bundle.dir.join("told");
+    let script = supervised.bundle.dir.join("hook");
+    // What it leaves running is none of the container's, and ends with the supervisor at the latest.
+    let text = format!(
+        "#!/bin/sh\n(echo \"$*\"; cat; echo; grep ^0:: /proc/self/cgroup; env | sort | xargs) >> {}\nsleep 1001 &\n",
+        told.display()
+    );
+    fs::write(&script, text).expect("hook");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let health = json!({
+        "push": [{"on": ["healthy", "stopped"], "exec": [script, "{id}", "{summary}", "{reason}", "{status}"]}],
+        "stop": {"timeoutSeconds": 0.1},
+    });
+    fs::write(supervised.bundle.dir.join("health.json"), health.to_string()).expect("health.json");
+    let mut command = supervised.running(&[]);
+    let shim = Shim(Some(begin({
+        command.env("SECRET", "x");
+        command
+    })));
+    let id = &supervised.bundle.id;
+    wait(|| value(&told).is_ok_and(|text| text.lines().count() >= 4));
+    assert_eq!(shim.stop().code, Some(0));
+    let text = value(&told).expect("what was told");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        (lines[0], lines[4]),
+        (format!("{id} healthy ok 0").as_str(), format!("{id} stopped exited 2").as_str())
+    );
+    let event: Value = serde_json::from_str(lines[1]).expect("an event");
+    assert_eq!((&event["type"], &event["data"]["to"]), (&json!("org.orlop.container.summary"), &json!("healthy")));
+    assert!(lines[2].ends_with(&format!("/{id}.told")), "{}", lines[2]);
+    assert!(lines[3].starts_with("PATH=") && !lines[3].contains("SECRET"), "{}", lines[3]);
+    let cgroup = PathBuf::from("/sys/fs/cgroup").join(lines[2].trim_start_matches("0::/"));
+    assert!(!cgroup.exists(), "{} is left", cgroup.display());
+}
+
+#[test]
+fn a_heartbeat_says_the_state_and_its_secret_to_nobody_else() {
+    let supervised = Supervised::new("sleep 1000", json!({}));
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let secret = supervised.bundle.dir.join("token");
+    fs::write(&secret, "X-Consul-Token: 0123-secret\n").expect("write");
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+    let health = json!({
+        "heartbeat": {
+            "url": format!("http://{}/v1/agent/check/update/ctr:{{id}}", server.local_addr().expect("an address")),
+            "body": "{\"Status\":\"{consul}\",\"Output\":\"{reason}\"}",
+            "headerFile": secret, "periodSeconds": 0.2,
+        },
+        "stop": {"timeoutSeconds": 0.1},
+    });
+    fs::write(supervised.bundle.dir.join("health.json"), health.to_string()).expect("health.json");
+    let shim = supervised.begin();
+    let heard = |status: &str| {
+        let (mut stream, _) = server.accept().expect("accept");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("timeout");
+        let mut text = String::new();
+        let mut buffer = [0; 1024];
+        while !text.contains("\"}") {
+            let length = stream.read(&mut buffer).expect("a request");
+            assert!(length > 0, "{text}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").expect("answer");
+        text
+    };
+    let mut text = heard("200 OK");
+    while !text.contains("passing") {
+        text = heard("200 OK");
+    }
+    assert!(
+        text.starts_with(&format!("PUT /v1/agent/check/update/ctr:{} HTTP/1.1\r\n", supervised.bundle.id)),
+        "{text}"
+    );
+    assert!(
+        text.contains("\r\nX-Consul-Token: 0123-secret\r\n")
+            && text.ends_with("{\"Status\":\"passing\",\"Output\":\"ok\"}")
+    );
+    let said = |error: Value| {
+        wait(|| supervised.events("supervisor").iter().any(|event| event.get("heartbeat") == Some(&error)))
+    };
+    heard("403 No");
+    said(json!("HTTP status 403"));
+    heard("200 OK");
+    said(Value::Null);
+    for file in ["events.ndjson", "supervisor.json"] {
+        assert!(!value(supervised.directory().join(file)).expect(file).contains("0123-secret"), "{file}");
+    }
+    let cmdline = value(format!("/proc/{}/cmdline", shim.pid())).expect("cmdline");
+    assert!(!cmdline.contains("0123-secret"));
+    shim.signal("TERM");
+    while !heard("200 OK").contains("critical") {}
+    shim.end();
+}

@@ -144,6 +144,15 @@ impl Cgroup {
         file::write(self.fd(), "cgroup.freeze", value).map_err(|errno| self.failed("freeze or thaw", &call, errno))
     }
 
+    /// Moves this process into it.
+    ///
+    /// # Errors
+    /// The write is refused.
+    pub fn enter(&self) -> Result<()> {
+        file::write(self.fd(), "cgroup.procs", "0")
+            .map_err(|errno| self.failed("enter", "write(\"cgroup.procs\", \"0\")", errno))
+    }
+
     /// SIGKILL to every process in it and below it, frozen ones and those being forked included (`cgroup.kill`, Linux
     /// 5.14). Does not wait; a cgroup that has been removed has nothing to kill.
     ///

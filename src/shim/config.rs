@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::health::Summary;
 use super::probe::Schedule;
+use super::push::{Heartbeat, Told, Where};
 use super::restart::{Policy, When};
 use crate::error::{Error, Result};
 
@@ -33,6 +35,10 @@ pub struct Config {
     pub stop: Stop,
     /// Where its output goes.
     pub log: Option<Log>,
+    /// Programs that are told of its state.
+    pub push: Vec<Told>,
+    /// Who hears that it lives.
+    pub heartbeat: Option<Heartbeat>,
 }
 
 /// A probe and when it is made.
@@ -162,10 +168,12 @@ fn one(config: &mut Config, key: &str, value: Value, place: &str) -> Result<()> 
         "restart" => config.restart = restart(value, place)?,
         "stop" => config.stop = stop(parse(value, place)?, place)?,
         "log" => config.log = Some(log(parse(value, place)?, place)?),
+        "push" => config.push = push(parse(value, place)?, place)?,
+        "heartbeat" => config.heartbeat = Some(heartbeat(parse(value, place)?, place)?),
         _ => {
             return Err(Error::new(format!("unknown key {key:?}"))
                 .at(place)
-                .hint("startup, liveness, readiness, restart, stop and log are known"));
+                .hint("startup, liveness, readiness, restart, stop, log, push and heartbeat are known"));
         }
     }
     Ok(())
@@ -427,6 +435,87 @@ fn log(text: LogText, place: &str) -> Result<Log> {
         return Err(Error::new("maxBytes is 4096 at least, keep 1000 at most").at(place));
     }
     Ok(log)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PushText {
+    on: Option<Vec<Summary>>,
+    exec: Vec<String>,
+    timeout_seconds: Option<f64>,
+}
+
+/// A hook's time is in whole seconds.
+fn push(texts: Vec<PushText>, place: &str) -> Result<Vec<Told>> {
+    let one = |(index, text): (usize, PushText)| {
+        let at = |name: &str| format!("{place}/{index}/{name}");
+        if !text.exec.first().is_some_and(|program| program.starts_with('/')) {
+            return Err(Error::new("the program must be an absolute path").at(at("exec")));
+        }
+        let timeout = match text.timeout_seconds {
+            None => Duration::from_secs(10),
+            Some(seconds) if (1.0..=3600.0).contains(&seconds) => Duration::from_secs(seconds as u64),
+            Some(_) => return Err(Error::new("it must be from a second to an hour").at(at("timeoutSeconds"))),
+        };
+        Ok(Told { on: text.on, exec: text.exec, timeout })
+    };
+    if texts.len() > 16 {
+        return Err(Error::new("more than 16 programs").at(place));
+    }
+    texts.into_iter().enumerate().map(one).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct HeartbeatText {
+    url: String,
+    method: Option<String>,
+    header_file: Option<std::path::PathBuf>,
+    body: Option<String>,
+    period_seconds: Option<f64>,
+    timeout_seconds: Option<f64>,
+}
+
+/// `http://ADDRESS:PORT/PATH`, or `unix:///SOCKET:/PATH`. TLS is for a proxy: no key lies in a process per container.
+fn heartbeat(text: HeartbeatText, place: &str) -> Result<Heartbeat> {
+    let bad = |name: &str, why: &str| Error::new(why).at(format!("{place}/{name}"));
+    let url =
+        || bad("url", "it must be http://ADDRESS:PORT/PATH or unix:///SOCKET:/PATH").hint("names are not looked up");
+    if text.url.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        return Err(url());
+    }
+    let (to, host, path) = if let Some(rest) = text.url.strip_prefix("unix://") {
+        let (socket, path) = rest.split_once(":/").ok_or_else(url)?;
+        if !socket.starts_with('/') {
+            return Err(url());
+        }
+        (Where::Unix(socket.into()), "localhost".to_owned(), format!("/{path}"))
+    } else {
+        let rest = text.url.strip_prefix("http://").ok_or_else(url)?;
+        let (host, path) = rest.split_once('/').ok_or_else(url)?;
+        (Where::Tcp(host.parse().map_err(|_| url())?), host.to_owned(), format!("/{path}"))
+    };
+    let method = text.method.unwrap_or_else(|| "PUT".to_owned());
+    if !["PUT", "POST", "GET"].contains(&method.as_str()) {
+        return Err(bad("method", "it is PUT, POST or GET"));
+    }
+    if text.header_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(bad("headerFile", "it must be absolute"));
+    }
+    let seconds = |name: &str, value: Option<f64>, default: f64| match value.unwrap_or(default) {
+        seconds if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(bad(name, "it must be from 0.1 seconds to a day")),
+    };
+    Ok(Heartbeat {
+        to,
+        host,
+        path,
+        method,
+        header_file: text.header_file,
+        body: text.body.unwrap_or_default(),
+        period: seconds("periodSeconds", text.period_seconds, 10.0)?,
+        timeout: seconds("timeoutSeconds", text.timeout_seconds, 2.0)?,
+    })
 }
 
 #[cfg(test)]

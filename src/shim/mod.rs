@@ -22,6 +22,7 @@ pub mod observe;
 pub mod output;
 pub mod probe;
 pub mod probing;
+pub mod push;
 pub mod record;
 pub mod restart;
 pub mod sdnotify;

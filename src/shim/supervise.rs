@@ -29,6 +29,7 @@ use super::observe::{self, Limits, Observer};
 use super::output::Output;
 use super::probe::Verdict;
 use super::probing::{For, Means, Probing};
+use super::push::{Push, Said, Words};
 use super::record::{Directory, Journal};
 use super::restart::{Next, Restarts, When};
 use super::sdnotify::Manager;
@@ -48,6 +49,8 @@ pub use saved::{Saved, inherited_sockets, left};
 const WORK: Duration = Duration::from_secs(120);
 /// How long the parent of a process that is not our child may take to wait for it.
 const UNREAPED: Duration = Duration::from_secs(5);
+/// How long the last word may take to be told.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// What a start may want of systemd's patience each time.
 const EXTENSION: Duration = Duration::from_secs(30);
 
@@ -59,6 +62,7 @@ mod token {
     pub(super) const PRESSURE: u64 = 8;
     pub(super) const NOTIFY: u64 = 9;
     pub(super) const PROCESS: u64 = 10;
+    pub(super) const HEARTBEAT: u64 = 11;
     pub(super) const PROBE: u64 = 16;
 }
 
@@ -173,6 +177,9 @@ pub struct Supervisor {
     failure: Option<String>,
     /// The parent of a detached supervisor waits for one word.
     parent: Option<OwnedFd>,
+    push: Push,
+    /// It is over: until then, at most, the last word is told.
+    farewell: Option<Moment>,
 }
 
 /// Signals that are for the supervisor.
@@ -209,6 +216,8 @@ impl Supervisor {
         directory.remove("last.json");
         let watchdog = manager.as_ref().and_then(|manager| Some(clock::now() + manager.watchdog?));
         let restarts = Restarts::new(wanted.config.restart);
+        let (told, heartbeat) = (wanted.config.push.clone(), wanted.config.heartbeat.clone());
+        let push = Push::new(&wanted.id, told, heartbeat, token::HEARTBEAT, clock::now());
         Ok(Self {
             wanted,
             directory,
@@ -233,6 +242,8 @@ impl Supervisor {
             lag: health::Lag::default(),
             failure: None,
             parent: None,
+            push,
+            farewell: None,
         })
     }
 
@@ -253,7 +264,9 @@ impl Supervisor {
         self.reap()?;
         loop {
             self.reconsider()?;
-            if let Phase::Over(ended) = self.phase {
+            if let Phase::Over(ended) = self.phase
+                && (self.push.idle() || self.farewell.is_some_and(|until| until <= clock::now()))
+            {
                 return self.finish(ended);
             }
             if self.upgrade && self.children.deadline().is_none() {
@@ -291,6 +304,23 @@ impl Supervisor {
         }
     }
 
+    /// Writes a change of state down, and tells it.
+    fn tell_all(&mut self, found: (Summary, Reason), data: serde_json::Value) {
+        let now = clock::now();
+        match self.journal.append("summary", data, false) {
+            Ok(event) => {
+                let words = Words { id: self.wanted.id.clone(), summary: found.0, reason: found.1, seq: event.seq };
+                let mut said = self.push.changed(words, &event, now);
+                said.extend(self.push.begin(&mut self.children, &self.poll, now));
+                self.pushed(said);
+            }
+            Err(error) => eprintln!("orlop-shim: {error}"),
+        }
+        if matches!(self.phase, Phase::Over(_)) {
+            self.farewell = Some(now + FAREWELL);
+        }
+    }
+
     /// Writes an event down. What can't be is said on standard error, and does not stop anything.
     fn note(&mut self, kind: &str, data: serde_json::Value) {
         let lasting = kind == "exit";
@@ -312,6 +342,8 @@ impl Supervisor {
         let times = [
             self.children.deadline(),
             self.connections.deadline(),
+            self.push.next(),
+            self.farewell,
             self.stop.and_then(|stop| stop.deadline),
             self.watchdog,
             waiting,
@@ -351,6 +383,11 @@ impl Supervisor {
                 self.connections.accept(listener, &self.poll, now)
             }
             token::PROCESS => self.gone(),
+            token::HEARTBEAT => {
+                let said = self.push.ready(&self.poll, now);
+                self.pushed(said);
+                Ok(())
+            }
             _ => {
                 self.kernel(found, now);
                 Ok(())
@@ -460,6 +497,10 @@ impl Supervisor {
                 self.removed(ended, now)
             }
             _ => {
+                if let Some(said) = self.push.done(job, &reply) {
+                    self.pushed(said);
+                    return Ok(());
+                }
                 let Some(alive) = &mut self.alive else { return Ok(()) };
                 let (children, poll) = (&self.children, &self.poll);
                 let changed =
@@ -688,7 +729,20 @@ impl Supervisor {
             return self.launch();
         }
         self.probe(now);
+        let said = self.push.begin(&mut self.children, &self.poll, now);
+        self.pushed(said);
         Ok(())
+    }
+
+    /// What became of what was told.
+    fn pushed(&mut self, said: impl IntoIterator<Item = Said>) {
+        for said in said {
+            let data = match said {
+                Said::Hook(error) => json!({ "push": error }),
+                Said::Heartbeat(went) => json!({ "heartbeat": went.err() }),
+            };
+            self.note("supervisor", data);
+        }
     }
 
     /// SIGKILL to everything in its cgroup, or to its first process where there is none.

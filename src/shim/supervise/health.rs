@@ -122,7 +122,7 @@ impl Supervisor {
             let before = self.said.map(|(summary, reason)| json!([summary, reason]));
             self.said = Some(found);
             self.since = state::now();
-            self.note("summary", json!({ "from": before, "to": found.0, "reason": found.1 }));
+            self.tell_all(found, json!({ "from": before, "to": found.0, "reason": found.1 }));
         }
         if let Some(manager) = &mut self.manager {
             manager.status(&format!("{}: {} ({})", self.wanted.id, word(found.0), found.1));
