@@ -69,7 +69,11 @@ fn run(page: &str, calls: usize) -> String {
     let binaries = Path::new(env!("CARGO_BIN_EXE_orlop")).parent().expect("a directory").to_owned();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap_or_default());
     // /run may be the machine's own: the state of this test lies elsewhere.
-    let script = format!("orlop() {{ command orlop --root \"$STATE\" \"$@\"; }}\n{script}");
+    let script = format!(
+        "orlop() {{ command orlop --root \"$STATE\" \"$@\"; }}\n\
+         orlop_shim() {{ test \"$1\" != run || set -- \"$@\" --root \"$STATE\"; command orlop-shim --directory \"$STATE.shims\" \"$@\"; }}\n{}",
+        script.replace("orlop-shim ", "orlop_shim ")
+    );
     let state = std::env::temp_dir().join(format!("orlop-test-docs-{}", std::process::id()));
     fs::create_dir_all(&state).expect("a directory for the state");
     let output = std::process::Command::new("sh")
@@ -79,7 +83,8 @@ fn run(page: &str, calls: usize) -> String {
         .env("STATE", &state)
         .output()
         .expect("sh");
-    fs::remove_dir_all(state).expect("remove the state");
+    fs::remove_dir_all(&state).expect("remove the state");
+    let _ = fs::remove_dir_all(state.with_extension("shims"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     said
@@ -137,6 +142,18 @@ fn the_commands_of_hardening_md_say_what_it_shows() {
     let shown = blocks(&page, "text");
     assert_eq!(shown.len(), 1);
     assert!(said.contains(shown[0]), "{} is not in {said}", shown[0]);
+}
+
+#[test]
+fn the_commands_of_supervisor_md_say_what_it_shows() {
+    let page = page("shim/supervisor.md");
+    let _ = fs::remove_dir_all("/tmp/orlop-watched");
+    let said = run(&page, 0);
+    let shown = blocks(&page, "text");
+    assert_eq!(shown.len(), 1);
+    for text in [shown[0], "healthy ok", "serving"] {
+        assert!(said.contains(text), "{text} is not in {said}");
+    }
 }
 
 #[test]

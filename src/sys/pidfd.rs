@@ -50,10 +50,11 @@ pub fn exit_of(pidfd: BorrowedFd) -> Result<Option<End>> {
         other => other?,
     };
     let status = info.exit_code;
-    Ok((info.mask & PIDFD_INFO_EXIT != 0).then(|| match status & 0x7f {
+    let end = match status & 0x7f {
         0 => End::Exited(status >> 8 & 0xff),
         signal => End::Signaled(signal),
-    }))
+    };
+    Ok((info.mask & PIDFD_INFO_EXIT != 0).then_some(end))
 }
 
 /// Which children [`waitid`] looks at.

@@ -185,6 +185,6 @@ pub fn inherited_sockets(count: usize) -> Result<Vec<super::Listener>> {
         listeners.push(super::Listener::inherited(socket, kind));
     }
     let _ = crate::sys::process::close_range(100, 108, false);
-    debug_assert!(token::LISTENER + 3 <= token::CGROUP);
+    const { assert!(token::LISTENER + 3 <= token::CGROUP) };
     Ok(listeners)
 }
