@@ -622,3 +622,37 @@ fn a_heartbeat_says_the_state_and_its_secret_to_nobody_else() {
     while !heard("200 OK").contains("critical") {}
     shim.end();
 }
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn an_end_for_want_of_memory_is_told_from_a_signal() {
+    // tail keeps what it reads until a line ends
+    let supervised = Supervised::new("exec tail /dev/zero", json!({}));
+    let supervised = Supervised {
+        bundle: supervised.bundle.edit(|config| {
+            config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20, "swap": 64 << 20});
+        }),
+    };
+    assert_eq!(supervised.run().code, Some(137));
+    let exit = supervised.events("exit")[0].clone();
+    assert_eq!((&exit["exit"]["kind"], &exit["exit"]["signal"]), (&json!("oom"), &json!(9)));
+    assert!(exit["counters"]["memory.events oom_kill"].as_f64() >= Some(1.0), "{exit}");
+    assert_eq!(supervised.events("summary").last().expect("a summary")["reason"], "oom-kill");
+}
+
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn a_childs_end_for_want_of_memory_is_an_event_and_no_exit() {
+    let supervised = Supervised::new("head -c 268435456 /dev/zero | tail; sleep 1000", json!({}));
+    let supervised = Supervised {
+        bundle: supervised.bundle.edit(|config| {
+            config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20, "swap": 64 << 20});
+        }),
+    };
+    let _shim = supervised.begin();
+    wait(|| !supervised.events("oom").is_empty());
+    assert!(supervised.events("exit").is_empty());
+    let view = supervised.view();
+    let kills = view["counters"].as_array().expect("counters").iter().find(|pair| pair[0] == "memory.events oom_kill");
+    assert!(kills.expect("a count")[1].as_f64() >= Some(1.0), "{view}");
+}
