@@ -31,6 +31,10 @@ deny:
 bench *arguments:
     tests/bench/run {{arguments}}
 
+# what a supervisor costs beside its container, and containerd's shims
+bench-shim:
+    tests/bench/shim
+
 # runc's own integration tests with RUNC=orlop; arguments are names of bats files
 conformance *arguments:
     tests/conformance/run {{arguments}}
