@@ -1,6 +1,7 @@
 # containerd with orlop's own shim, spoken to by ctr.
 load common
 load ctr
+load cri
 
 ctr_run() {
     local flags=()
@@ -136,6 +137,67 @@ gone() {
     run -5 terminal "stty rows 33 cols 44; ctr task exec --tty --exec-id e c sh -c 'tty; sleep 0.5; stty size; exit 5'"
     [[ $output == */dev/pts/0* ]]
     [[ $output == *"33 44"* ]]
+}
+
+@test "output goes to a file, and to a program that is told which container it is" {
+    logs=$BATS_TEST_TMPDIR
+    run -3 once --log-uri "file://$logs/made/file" -- sh -c 'echo out; echo err >&2; exit 3'
+    [ -z "$output" ]
+    [ "$(sort "$logs/made/file" | xargs)" = "err out" ]
+    printf '%s\n' '#!/bin/sh' 'echo "$@ $CONTAINER_NAMESPACE/$CONTAINER_ID" >"$2/args"; exec 5>&-' \
+        'cat <&3 >"$2/out" &' 'cat <&4 >"$2/err" &' 'wait; echo >"$2/ended"' >"$logs/logger"
+    chmod +x "$logs/logger"
+    run -0 once --log-uri "binary://$logs/logger?to=$logs" -- sh -c 'echo out; echo err >&2'
+    soon test -e "$logs/ended"
+    [ "$(cat "$logs/args" "$logs/out" "$logs/err" | xargs)" = "to $logs default/c out err" ]
+    run -1 once --log-uri "binary://$logs/absent" -- true
+    [[ $output == *"it can't be executed"* ]]
+    printf '%s\n' '#!/bin/sh' 'sleep 1000' >"$logs/silent"
+    chmod +x "$logs/silent"
+    run -1 once --log-uri "binary://$logs/silent" -- true
+    [[ $output == *"it has not said that it is ready"* ]]
+    ! pgrep -f "$logs/silent"
+    soon gone
+}
+
+@test "what the shim says without a task" {
+    run -0 containerd-shim-orlop-v2 -v
+    [[ $output == *Version:* ]]
+    containerd-shim-orlop-v2 -info </dev/null | grep -a io.containerd.orlop.v2 | grep -a -o '{.*}' | jq -e '.linux.namespaces | index("user")'
+    cd "$BATS_TEST_TMPDIR"
+    echo '{}' >config.json
+    start() { TTRPC_ADDRESS=/run/containerd/containerd.sock.ttrpc containerd-shim-orlop-v2 -namespace default -address /a -id "$1" start </dev/null; }
+    run -0 start plain
+    [[ $output == unix:///run/containerd/s/* ]]
+    [ "$output" = "$(cat address)" ]
+    socket=${output#unix://}
+    [ "$(stat -c '%a %U' "$socket" /run/containerd/s | xargs)" = "600 root 700 root" ]
+    [ "$(start plain)" = "unix://$socket" ] # the one that is there
+    run -0 env MAX_SHIM_VERSION=2 containerd-shim-orlop-v2 -namespace default -address /a -id json start </dev/null
+    [ "$(jq -c '[.version, .protocol]' <<<"$output")" = '[2,"ttrpc"]' ]
+    run -1 containerd-shim-orlop-v2 -namespace default -address /a -id bad start <<<'no message at all'
+    kill $(pgrep -f 'containerd-shim-orlop-v2 -namespace default -address /a')
+}
+
+@test "a pod of Kubernetes has one shim" {
+    list() { orlop --root /run/containerd/orlop/k8s.io list --format json; }
+    parents() { list | jq -r '.[].pid' | xargs -I{} awk '$1 == "PPid:" { print $2 }' /proc/{}/status | sort -u; }
+    pod orlop-shim
+    container "" sleep 1000
+    [ "$(list | jq -r '.[].id' | sort)" = "$(printf '%s\n' "$sandbox" "$container" | sort)" ]
+    [ "$(parents | wc -l)" = 1 ]
+    [ "$(inside sh -c 'exit 3' | od -An -tx1)" = " 00 00 00 00 02 18 03" ] # the length, and the field exit_code
+    [[ $(inside echo inside | tr -d '\0') == *inside* ]]
+    run -1 container "" absent
+    [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
+    killed "$(cat "$BATS_FILE_TMPDIR/pid")"
+    daemon
+    [ "$(list | jq length)" = 2 ]
+    [[ $(inside echo again | tr -d '\0') == *again* ]]
+    cri StopPodSandbox "$(string 1 "$sandbox")"
+    cri RemovePodSandbox "$(string 1 "$sandbox")"
+    [ "$(list)" = null ] || [ "$(list)" = "[]" ]
+    soon eval '! pgrep -f containerd-shim-orlop >/dev/null'
 }
 
 @test "containerd is killed and comes back: the task is there, and its shim the same" {

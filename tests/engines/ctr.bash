@@ -5,6 +5,7 @@ setup_file() {
     image
     archive
     shown containerd /etc/containerd/config.toml
+    shown containerd /etc/containerd/orlop.toml
     grep -qw cpu /sys/fs/cgroup/cgroup.controllers ||
         printf '[plugins."io.containerd.grpc.v1.cri"]\ndisable_cgroup = true\nrestrict_oom_score_adj = true\n' >>/etc/containerd/config.toml
     containerd >"$BATS_FILE_TMPDIR/containerd.log" 2>&1 3>&- &

@@ -19,7 +19,7 @@ use nix::unistd::pipe2;
 use crate::error::{Error, Result};
 use crate::shim::children::Process;
 use crate::sys::clone::{Cloned, clone3};
-use crate::sys::process::{StringArray, close_range, dup_from, dup_onto, execve, exit, pidfd_kill, poll_in, setsid};
+use crate::sys::process::{StringArray, close_range, dup_from, dup_onto, execve, exit, kill_group, poll_in, setsid};
 use crate::sys::{path, sigaction};
 
 /// How long a logger may take until it is ready.
@@ -398,7 +398,7 @@ impl Logger {
         let (started, says_errno) = pipe()?;
         let files = [self.out.as_fd(), self.err.as_fd(), says_ready.as_fd(), says_errno.as_fd()];
         let cloned = clone3(0, None).map_err(|errno| failed("no process").call("clone3", errno))?;
-        let Cloned::Parent(pid, pidfd) = cloned else { become_logger(&files, &path, &argv, &envp) };
+        let Cloned::Parent(pid, _) = cloned else { become_logger(&files, &path, &argv, &envp) };
         drop((says_ready, says_errno));
         let mut byte = [0];
         // Its end is the execve, or the errno of one that has failed.
@@ -407,9 +407,10 @@ impl Logger {
         }
         let made = Process::now(pid.as_raw())?.ok_or_else(|| failed("it has ended"));
         let in_time = poll_in(ready.as_fd(), LOGGER) == Ok(true);
-        let said = path::read(ready.as_fd(), &mut byte) == Ok(1);
+        let said = in_time && path::read(ready.as_fd(), &mut byte) == Ok(1);
         if !in_time || (program.says_so && !said) {
-            let _ = pidfd_kill(pidfd.as_fd());
+            // A child that was not waited for, and the leader of its session: the number is its own.
+            let _ = kill_group(pid.as_raw());
             return Err(failed("it has not said that it is ready"));
         }
         made
