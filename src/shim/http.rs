@@ -215,7 +215,7 @@ impl Connections {
             // EPOLLHUP is told in any case.
             Next::Ask(request) => (Some(EpollFlags::empty()), Some(request)),
         };
-        if !events.is_some_and(|events| poll.change(&connection.socket, client.0, events).is_ok()) {
+        if events.is_none_or(|events| poll.change(&connection.socket, client.0, events).is_err()) {
             self.clients.remove(&client);
             return None;
         }

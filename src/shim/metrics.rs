@@ -70,6 +70,8 @@ enum Source {
 /// Further labels, and a value.
 type Sample = (Vec<(&'static str, String)>, f64);
 
+/// The part of the page cache that goes first.
+const INACTIVE_FILE: &str = "memory.stat inactive_file";
 /// Microseconds in a second.
 const MICRO: f64 = 1e6;
 
@@ -112,7 +114,7 @@ pub const FAMILIES: &[Family] = &[
         help: "Memory in use, without the inactive part of the page cache",
         source: Source::Container(|view| {
             let used = counter(view, "memory.current")?;
-            Some((used - counter(view, "memory.stat inactive_file")?).max(0.0))
+            Some((used - counter(view, INACTIVE_FILE)?).max(0.0))
         }),
     },
     kernel!("container_memory_max_usage_bytes", Gauge, "memory.peak", 1.0, "The most memory that was in use"),
@@ -272,6 +274,15 @@ pub const FAMILIES: &[Family] = &[
         source: Source::Supervisor(|views| views.iter().map(|view| view.lag_seconds).reduce(f64::max)),
     },
 ];
+
+/// The names in [`View::counters`] that something is made of.
+pub fn kernel_names() -> impl Iterator<Item = &'static str> {
+    let named = FAMILIES.iter().filter_map(|family| match family.source {
+        Source::Kernel(name, _) => Some(name),
+        _ => None,
+    });
+    named.chain([INACTIVE_FILE])
+}
 
 /// What the kernel counts under this name.
 pub(super) fn counter(view: &View, name: &str) -> Option<f64> {

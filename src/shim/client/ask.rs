@@ -83,10 +83,10 @@ fn advance(asked: &mut Asked<'_>, request: &[u8]) {
             Err(_) => *asked = Asked::Done(None),
         }
     }
-    if let Asked::Open(socket, sent, answer) = asked {
-        if let Some(done) = exchange(socket, request, sent, answer) {
-            *asked = Asked::Done(done);
-        }
+    if let Asked::Open(socket, sent, answer) = asked
+        && let Some(done) = exchange(socket, request, sent, answer)
+    {
+        *asked = Asked::Done(done);
     }
 }
 
