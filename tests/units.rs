@@ -66,11 +66,12 @@ fn systemctl(args: &[&str]) -> String {
 #[ignore = "needs systemd, which its machine has"]
 fn units_and_commands_of_systemd_md_do_what_it_says() {
     // What an attempt that failed has left.
-    let _ = Command::new("systemctl").args(["stop", "hello", "own", "words.socket", "words"]).output();
+    let _ = Command::new("systemctl").args(["stop", "hello", "own", "orlop@hello", "words.socket", "words"]).output();
     for directory in ["/var/lib/hello", "/home/user/mine"] {
         let _ = fs::remove_dir_all(directory);
     }
     fs::copy(ORLOP, "/usr/local/bin/orlop").expect("install");
+    fs::copy(env!("CARGO_BIN_EXE_orlop-shim"), "/usr/local/bin/orlop-shim").expect("install");
     let (machine, user) = PAGE.split_once("## As an ordinary user").expect("two parts");
     follow(machine, "/root", &["env"]);
     let left = || fs::read_dir("/run/orlop").is_ok_and(|mut list| list.next().is_some());
@@ -95,6 +96,26 @@ fn units_and_commands_of_systemd_md_do_what_it_says() {
     command.args(["kill", "own"]);
     outcome(command).well();
     wait(|| systemctl(&["show", "own", "--property", "ActiveState"]) == "ActiveState=inactive");
+    assert!(!left());
+
+    // Who watches the supervisor: one that is stopped is ended with its container, and both begin anew.
+    systemctl(&["start", "orlop@hello"]);
+    let main = || systemctl(&["show", "orlop@hello", "--property", "MainPID", "--value"]);
+    let before = main();
+    let mut command = Command::new("orlop");
+    command.args(["state", "hello"]);
+    let state: serde_json::Value = serde_json::from_str(&outcome(command).well()).expect("JSON");
+    let program = state["pid"].as_u64().expect("a pid") as u32;
+    systemctl(&["kill", "--kill-who", "main", "--signal", "STOP", "orlop@hello"]);
+    let restarts = || systemctl(&["show", "orlop@hello", "--property", "NRestarts", "--value"]);
+    let begun = std::time::Instant::now();
+    while restarts() == "0" {
+        assert!(begun.elapsed().as_secs() < 120, "the watchdog says nothing");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert!(!alive(program));
+    wait(|| main() != before && systemctl(&["show", "orlop@hello", "--property", "SubState"]) == "SubState=running");
+    systemctl(&["stop", "orlop@hello"]);
     assert!(!left());
 
     let mut command = Command::new("loginctl");
