@@ -180,6 +180,8 @@ pub struct Supervisor {
     push: Push,
     /// It is over: until then, at most, the last word is told.
     farewell: Option<Moment>,
+    /// What a start takes of memory has been given back.
+    settled: bool,
 }
 
 /// Signals that are for the supervisor.
@@ -244,6 +246,7 @@ impl Supervisor {
             parent: None,
             push,
             farewell: None,
+            settled: false,
         })
     }
 
@@ -276,6 +279,9 @@ impl Supervisor {
             }
             let wake = self.next();
             self.poll.wake_at(wake)?;
+            if self.phase == Phase::Up && !std::mem::replace(&mut self.settled, true) {
+                process::forget_what_is_done();
+            }
             for ready in self.poll.wait()? {
                 self.one(ready)?;
             }

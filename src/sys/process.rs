@@ -263,3 +263,26 @@ pub fn unblock_signals(command: &mut std::process::Command) -> &mut std::process
     // SAFETY: between fork and execve only one raw system call is made.
     unsafe { command.pre_exec(unblock) }
 }
+
+/// Gives back the memory of what a long-lived process has done once and does not do again: pages of code and constants, which come
+/// from the file when they are used, the part of the stack that is below the caller's, and what is free of the heap.
+pub fn forget_what_is_done() {
+    const PAGE: usize = 4096;
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize & !(PAGE - 1));
+    // Every page there is of a read-only mapping of the file (headers, constants, code; the linker puts what is written after
+    // etext), so it is as it was when it comes again.
+    // SAFETY: the range is this program's own image, see above.
+    unsafe { libc::madvise(start as *mut libc::c_void, end.saturating_sub(start), libc::MADV_DONTNEED) };
+    let here = 0u8;
+    let here = &raw const here as usize & !(PAGE - 1);
+    const DEPTH: usize = 1 << 20;
+    // ENOMEM says that a part of it was never used, and is not mapped.
+    // SAFETY: what is below this function's frame, a page left between, is nobody's: there is one thread and one stack.
+    unsafe { libc::madvise((here - DEPTH) as *mut libc::c_void, DEPTH - 2 * PAGE, libc::MADV_DONTNEED) };
+    // SAFETY: the C library's own.
+    unsafe { libc::malloc_trim(0) };
+}
