@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::netlink::{Socket, attributes, number, put};
+use super::netlink::{SOCKET, Socket, attributes, number, put};
 use crate::error::{Error, Result};
 use crate::plan::NetDevice;
 
@@ -189,10 +189,11 @@ impl Moved {
                     .hint("that of the container's process takes CAP_SYS_PTRACE")
             })
         };
-        let failed = |errno| Error::new("open rtnetlink").call("socket(AF_NETLINK)", errno).at("/linux/netDevices");
+        let failed =
+            |(call, errno): (&str, Errno)| Error::new("open rtnetlink").call(call, errno).at("/linux/netDevices");
         let (home, away) = (open("/proc/self/ns/net".into())?, open(format!("/proc/{pid}/ns/net"))?);
-        let sockets = Socket::open().and_then(|ours| Ok((ours, Socket::open_in(away.as_fd(), home.as_fd())?)));
-        let (ours, theirs) = sockets.map_err(failed)?;
+        let ours = Socket::open().map_err(|errno| failed((SOCKET, errno)))?;
+        let theirs = Socket::open_in(away.as_fd(), home.as_fd()).map_err(failed)?;
         let side = |namespace, socket| Side { namespace, socket };
         Ok(Self { home: side(home, ours), away: side(away, theirs), devices: Vec::new() })
     }

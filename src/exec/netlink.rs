@@ -18,6 +18,9 @@ const BUFFER: usize = 1 << 16;
 /// How often a dump begins anew that a change has interrupted.
 const DUMPS: usize = 8;
 
+/// What [`Socket::open`] calls.
+pub(super) const SOCKET: &str = "socket(AF_NETLINK)";
+
 /// A socket to the routing tables of one network namespace, which it keeps alive.
 #[derive(Debug)]
 pub(super) struct Socket(OwnedFd);
@@ -32,11 +35,18 @@ impl Socket {
 
     /// In another network namespace: the calling process, which has one thread, goes there and comes back `home`. The rights
     /// of a netlink socket are those of who has opened it, so that one of the child's would have too few in a user namespace.
-    pub(super) fn open_in(namespace: BorrowedFd<'_>, home: BorrowedFd<'_>) -> nix::Result<Self> {
-        setns(namespace, libc::CLONE_NEWNET)?;
+    ///
+    /// # Errors
+    /// The call that has failed, and how.
+    pub(super) fn open_in(
+        namespace: BorrowedFd<'_>,
+        home: BorrowedFd<'_>,
+    ) -> std::result::Result<Self, (&'static str, Errno)> {
+        const SETNS: &str = "setns(CLONE_NEWNET)";
+        setns(namespace, libc::CLONE_NEWNET).map_err(|errno| (SETNS, errno))?;
         let opened = Self::open();
-        setns(home, libc::CLONE_NEWNET)?;
-        opened
+        setns(home, libc::CLONE_NEWNET).map_err(|errno| (SETNS, errno))?;
+        opened.map_err(|errno| (SOCKET, errno))
     }
 
     /// Sends a request with the flags `NLM_F_*` beside `NLM_F_REQUEST`, and returns the bodies of the answers: the fixed

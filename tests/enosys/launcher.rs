@@ -35,6 +35,7 @@ const NUMBERS: &[(&str, i64)] = &[
     ("memfd_create", libc::SYS_memfd_create),
     ("mount_setattr", libc::SYS_mount_setattr),
     ("move_mount", libc::SYS_move_mount),
+    ("nfsservctl", libc::SYS_nfsservctl),
     ("open_tree", libc::SYS_open_tree),
     ("openat2", libc::SYS_openat2),
     ("pidfd_getfd", libc::SYS_pidfd_getfd),

@@ -118,7 +118,8 @@ pub fn run(words: impl Iterator<Item = OsString>) -> i32 {
         .map(|(name, binary, case)| Test { name: format!("{name}::{case}"), binary, case })
         .collect();
     let work = Work::new();
-    let control = work.round(&tests, None);
+    // With a filter as well, for a call that no kernel has: who looks at filters sees it.
+    let control = work.round(&tests, Some(("nfsservctl", "ENOSYS")));
     let able: Vec<&Test> =
         tests.iter().filter(|test| control[&test.name].passed && control[&test.name].left.is_empty()).collect();
     for test in tests.iter().filter(|test| !able.iter().any(|able| able.name == test.name)) {
@@ -206,7 +207,8 @@ fn judge(ran: &Ran, control: &Ran, call: &str, errno: &str) -> Result<bool, Stri
 }
 
 fn without_numbers(text: &str) -> String {
-    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+    // of any base: addresses of devices as well
+    text.chars().filter(|c| !c.is_ascii_hexdigit()).collect()
 }
 
 fn tail(output: &str) -> String {
