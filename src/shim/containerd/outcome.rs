@@ -63,34 +63,25 @@ impl Drop for Console {
     }
 }
 
+/// A container that a worker makes.
+#[derive(Debug)]
+pub struct Create {
+    pub caller: Caller,
+    pub request: CreateTaskRequest,
+    pub options: RuncOptions,
+    pub runtime: Runtime,
+    pub init: Proc,
+    pub copies: Vec<Copy>,
+    pub console: Option<Console>,
+}
+
 /// What a worker does, and for whom.
 #[derive(Debug)]
 pub enum Pending {
-    Create {
-        caller: Caller,
-        request: CreateTaskRequest,
-        options: RuncOptions,
-        runtime: Runtime,
-        init: Box<Proc>,
-        copies: Vec<Copy>,
-        console: Option<Console>,
-    },
-    Start {
-        caller: Caller,
-        id: String,
-        exec: String,
-        console: Option<Console>,
-    },
-    Delete {
-        caller: Caller,
-        id: String,
-    },
-    Command {
-        caller: Caller,
-        id: String,
-        topic: Option<&'static str>,
-        text: String,
-    },
+    Create(Box<Create>),
+    Start { caller: Caller, id: String, exec: String, console: Option<Console> },
+    Delete { caller: Caller, id: String },
+    Command { caller: Caller, id: String, topic: Option<&'static str>, text: String },
 }
 
 fn empty() -> Answer {
@@ -103,13 +94,14 @@ impl Shim {
         let Some(pending) = self.jobs.remove(&job) else { return };
         let failed = reply.error.clone();
         match pending {
-            Pending::Create { caller, request, options, runtime, init, copies, console } => {
+            Pending::Create(create) => {
+                let caller = create.caller;
                 let answer = match failed {
                     Some(error) => Err(Status::unknown(format!("OCI runtime create failed: {error}"))),
-                    None => self
-                        .created(request, options, runtime, *init, copies, console, &reply)
-                        .map(|pid| PidResponse { pid }.encode_to_vec())
-                        .map_err(Status::from),
+                    None => match self.created(*create, &reply) {
+                        Ok(pid) => Ok(PidResponse { pid }.encode_to_vec()),
+                        Err(error) => Err(Status::from(error)),
+                    },
                 };
                 self.answer(caller, answer);
             }
@@ -140,17 +132,8 @@ impl Shim {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "they are one thing, taken apart")]
-    fn created(
-        &mut self,
-        request: CreateTaskRequest,
-        options: RuncOptions,
-        runtime: Runtime,
-        mut init: Proc,
-        copies: Vec<Copy>,
-        console: Option<Console>,
-        reply: &Reply,
-    ) -> Result<u32> {
+    fn created(&mut self, create: Create, reply: &Reply) -> Result<u32> {
+        let Create { request, options, runtime, mut init, copies, console, .. } = create;
         init.process = reply.made;
         init.io.logger = serde_json::from_str(&reply.text).unwrap_or_default();
         let ended = reply.made.and_then(|made| self.children.early(made));

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message;
 
-use super::outcome::{Console, Pending};
+use super::outcome::{Console, Create, Pending};
 use super::process::{Caller, Container, Phase, Proc};
 use super::proto::{
     Any, CheckpointOptions, CheckpointTaskRequest, CloseIoRequest, ConnectResponse, ContainerRequest,
@@ -126,7 +126,7 @@ impl Shim {
     fn create(&mut self, caller: Caller, request: CreateTaskRequest) -> Later {
         crate::validate::container_id(&request.id)
             .map_err(|error| Status::new(code::INVALID_ARGUMENT, error.to_string()))?;
-        let creating = |job: &Pending| matches!(job, Pending::Create { request: other, .. } if other.id == request.id);
+        let creating = |job: &Pending| matches!(job, Pending::Create(other) if other.request.id == request.id);
         if self.containers.contains_key(&request.id) || self.jobs.values().any(creating) {
             return Err(Status::new(code::ALREADY_EXISTS, format!("container {}: already exists", request.id)));
         }
@@ -173,9 +173,9 @@ impl Shim {
         })?;
         self.ending = None;
         let Prepared { io, copies, .. } = prepared;
-        let init = Box::new(Proc::new(given, io, Vec::new()));
-        let pending = Pending::Create { caller, request, options: chosen, runtime, init, copies, console };
-        self.jobs.insert(job, pending);
+        let init = Proc::new(given, io, Vec::new());
+        let create = Create { caller, request, options: chosen, runtime, init, copies, console };
+        self.jobs.insert(job, Pending::Create(Box::new(create)));
         Ok(None)
     }
 
@@ -462,7 +462,7 @@ impl Shim {
     }
 
     fn shutdown(&mut self) -> Later {
-        let creating = self.jobs.values().any(|job| matches!(job, Pending::Create { .. }));
+        let creating = self.jobs.values().any(|job| matches!(job, Pending::Create(..)));
         if self.containers.is_empty() && !creating {
             self.ending = Some(clock::now() + FAREWELL);
         }

@@ -1,0 +1,272 @@
+//! The shim as containerd speaks to it, without containerd: what it refuses, and whom. Tasks are run in tests/engines.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use prost::Message;
+
+/// Fields of several messages: of BootstrapParams and of BootstrapResult, of ttrpc's Request and Response.
+#[derive(Clone, PartialEq, Message)]
+struct Bootstrap {
+    #[prost(string, tag = "1")]
+    instance_id: String,
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(string, tag = "9")]
+    socket_dir: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Started {
+    #[prost(int32, tag = "1")]
+    version: i32,
+    #[prost(string, tag = "2")]
+    address: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(string, tag = "1")]
+    service: String,
+    #[prost(string, tag = "2")]
+    method: String,
+    #[prost(bytes = "vec", tag = "3")]
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(message, optional, tag = "1")]
+    status: Option<Status>,
+    #[prost(bytes = "vec", tag = "2")]
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+/// The first numbers of a ConnectResponse.
+#[derive(Clone, PartialEq, Message)]
+struct Pids {
+    #[prost(uint32, tag = "1")]
+    shim: u32,
+    #[prost(uint32, tag = "2")]
+    task: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Id {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
+struct Shim {
+    dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Shim {
+    fn start(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("shim-{name}-{}", std::process::id()));
+        std::fs::create_dir(&dir).expect("a directory");
+        std::fs::write(dir.join("config.json"), "{}").expect("write");
+        let program = dir.join("containerd-shim-orlop-v2");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_orlop-shim"), &program).expect("a link");
+        let socket_dir = dir.display().to_string();
+        let params = Bootstrap { instance_id: "c".into(), namespace: "n".into(), socket_dir };
+        let mut start = Command::new(program)
+            .args(["-namespace", "n", "-address", "/a", "-id", "c", "start"])
+            .current_dir(&dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the shim");
+        start.stdin.take().expect("its input").write_all(&params.encode_to_vec()).expect("write");
+        let output = start.wait_with_output().expect("its answer");
+        assert!(output.status.success());
+        let started = Started::decode(&*output.stdout).expect("a BootstrapResult");
+        assert_eq!(started.version, 3);
+        Self { dir, socket: started.address.strip_prefix("unix://").expect("an address").into() }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let socket = UnixStream::connect(&self.socket).expect("connect");
+        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("setsockopt");
+        socket
+    }
+
+    fn pid(&self) -> u32 {
+        let answer = call(&mut self.connect(), "containerd.task.v2.Task", "Connect", "c").expect("Connect");
+        Pids::decode(&*answer).expect("a ConnectResponse").shim
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        // A failure has been said; it ends by itself when it is alone.
+        if !std::thread::panicking() && self.socket.exists() {
+            call(&mut self.connect(), "containerd.task.v2.Task", "Shutdown", "c").expect("Shutdown");
+            let end = Instant::now() + Duration::from_secs(20);
+            while self.socket.exists() {
+                assert!(Instant::now() < end, "the shim is still there");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(files(&self.dir), ["address", "config.json", "containerd-shim-orlop-v2"]);
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let name =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name().into_string().expect("UTF-8");
+    let mut files: Vec<String> = std::fs::read_dir(dir).expect("a directory").map(name).collect();
+    files.sort();
+    files
+}
+
+fn frame(stream: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
+    [&(payload.len() as u32).to_be_bytes()[..], &stream.to_be_bytes(), &[kind, 0], payload].concat()
+}
+
+/// One request, and its answer or the code of its refusal.
+fn call(socket: &mut UnixStream, service: &str, method: &str, id: &str) -> Result<Vec<u8>, i32> {
+    let payload = Id { id: id.into() }.encode_to_vec();
+    let request = Request { service: service.into(), method: method.into(), payload };
+    socket.write_all(&frame(7, 1, &request.encode_to_vec())).expect("write");
+    answer(socket, 7)
+}
+
+fn answer(socket: &mut UnixStream, stream: u32) -> Result<Vec<u8>, i32> {
+    let mut header = [0; 10];
+    socket.read_exact(&mut header).expect("an answer");
+    assert_eq!(header[4..10], [&stream.to_be_bytes()[..], &[2, 0]].concat());
+    let mut payload = vec![0; u32::from_be_bytes(header[..4].try_into().expect("four bytes")) as usize];
+    socket.read_exact(&mut payload).expect("an answer");
+    let response = Response::decode(&*payload).expect("a response");
+    response.status.map_or(Ok(response.payload), |status| Err(status.code))
+}
+
+#[test]
+fn both_versions_are_served_and_what_is_not_there_is_refused_by_its_code() {
+    let shim = Shim::start("codes");
+    let mut socket = shim.connect();
+    for version in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
+        assert!(call(&mut socket, version, "Connect", "c").is_ok());
+        for method in [
+            "State",
+            "Start",
+            "Delete",
+            "Pids",
+            "Pause",
+            "Resume",
+            "Checkpoint",
+            "Kill",
+            "ResizePty",
+            "CloseIO",
+            "Update",
+            "Wait",
+            "Stats",
+        ] {
+            assert_eq!(call(&mut socket, version, method, "c"), Err(5), "{method}");
+        }
+        // An id that is none of the process to be, and of the container to be.
+        assert_eq!(call(&mut socket, version, "Exec", "c"), Err(3));
+        assert_eq!(call(&mut socket, version, "Create", "../c"), Err(3));
+        assert_eq!(call(&mut socket, version, "Other", "c"), Err(12));
+    }
+    assert_eq!(call(&mut socket, "containerd.runtime.sandbox.v1.Sandbox", "CreateSandbox", "c"), Err(12));
+}
+
+#[test]
+fn no_bytes_end_the_shim() {
+    let shim = Shim::start("bytes");
+    let pid = shim.pid();
+    const METHODS: &[&str] =
+        &["State", "Start", "Delete", "Pids", "Kill", "Exec", "ResizePty", "Update", "Wait", "Stats", "Connect"];
+    let bytes = || prop::collection::vec(any::<u8>(), 0..60);
+    let request = (prop::sample::select(METHODS), bytes()).prop_map(|(method, payload)| {
+        let request = Request { service: "containerd.task.v2.Task".into(), method: method.into(), payload };
+        frame(1, 1, &request.encode_to_vec())
+    });
+    let any_frame =
+        (any::<u32>(), any::<u8>(), bytes()).prop_map(|(stream, kind, payload)| frame(stream, kind, &payload));
+    let one = prop_oneof![request, any_frame, bytes()];
+    let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
+    let tried = runner.run(&prop::collection::vec(one, 1..6), |parts| {
+        let mut socket = shim.connect();
+        // It may leave before all is written.
+        let _ = socket.write_all(&parts.concat());
+        drop(socket);
+        prop_assert_eq!(shim.pid(), pid);
+        Ok(())
+    });
+    tried.expect("a shim that goes on");
+}
+
+#[test]
+fn a_message_that_is_too_long_is_refused_and_the_connection_goes_on() {
+    let shim = Shim::start("long");
+    let mut socket = shim.connect();
+    let length = (4 << 20) + 1;
+    socket.write_all(&frame(5, 1, &vec![0; length])).expect("write");
+    assert_eq!(answer(&mut socket, 5), Err(8));
+    assert!(call(&mut socket, "containerd.task.v2.Task", "Connect", "c").is_ok());
+}
+
+#[test]
+fn there_is_an_end_to_the_number_of_peers() {
+    let shim = Shim::start("peers");
+    let mut peers: Vec<UnixStream> = (0..64).map(|_| shim.connect()).collect();
+    assert!(call(&mut peers[63], "containerd.task.v2.Task", "Connect", "c").is_ok());
+    assert_eq!(shim.connect().read(&mut [0]).expect("an end"), 0);
+    peers.pop();
+    // It hears of that end before it looks at who comes next, or is asked once more.
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut next = shim.connect();
+        next.set_read_timeout(Some(Duration::from_millis(100))).expect("setsockopt");
+        // Silence, not an end.
+        if next.read(&mut [0]).is_err() {
+            break;
+        }
+        assert!(Instant::now() < end, "nobody is let in any more");
+    }
+}
+
+#[test]
+fn another_user_is_not_served_where_the_modes_would_let_it_in() {
+    if let Some(socket) = std::env::var_os("SHIM_SOCKET") {
+        let mut socket = UnixStream::connect(socket).expect("connect");
+        assert_eq!(socket.read(&mut [0]).expect("an end"), 0);
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let shim = Shim::start("user");
+    for path in [&shim.dir, &shim.socket] {
+        let mode = std::fs::metadata(path).expect("stat").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}", path.display());
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("chmod");
+    }
+    let other = Command::new("/proc/self/exe")
+        .args(["--exact", "another_user_is_not_served_where_the_modes_would_let_it_in"])
+        .env("SHIM_SOCKET", &shim.socket)
+        .uid(1000)
+        .output()
+        .expect("another user");
+    assert!(other.status.success(), "{}", String::from_utf8_lossy(&other.stdout));
+}
