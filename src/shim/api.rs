@@ -209,7 +209,7 @@ fn without_output(line: &str) -> Option<String> {
     fn clean(value: &mut Value) {
         match value {
             Value::Object(fields) => {
-                fields.retain(|name, _| name != "output");
+                fields.retain(|name, _| !matches!(name.as_str(), "output" | "stderr"));
                 fields.values_mut().for_each(clean);
             }
             Value::Array(values) => values.iter_mut().for_each(clean),
@@ -275,9 +275,8 @@ mod tests {
 
     impl Events for Record {
         fn since(&self, id: &str, seq: u64) -> Vec<String> {
-            (seq + 1..=9)
-                .map(|seq| format!(r#"{{"id":"{id}.{seq}","data":{{"output":"secret","n":[{seq}]}}}}"#))
-                .collect()
+            let said = r#""stderr":"secret","probes":[{"output":"secret"}]"#;
+            (seq + 1..=9).map(|seq| format!(r#"{{"id":"{id}.{seq}","data":{{{said},"n":[{seq}]}}}}"#)).collect()
         }
     }
 
@@ -374,7 +373,10 @@ mod tests {
     fn events_go_on_after_the_last_one() {
         let views = some();
         let (_, body) = get("/v1/events?id=a&since=7", Kind::Tcp, &views);
-        assert_eq!(body, "{\"id\":\"a.8\",\"data\":{\"n\":[8]}}\n{\"id\":\"a.9\",\"data\":{\"n\":[9]}}\n");
+        assert_eq!(
+            body,
+            "{\"id\":\"a.8\",\"data\":{\"probes\":[{}],\"n\":[8]}}\n{\"id\":\"a.9\",\"data\":{\"probes\":[{}],\"n\":[9]}}\n"
+        );
         assert_eq!(get("/v1/events?since=7", Kind::Read, &views[..1]).1.lines().count(), 2);
         for target in ["/v1/events", "/v1/events?id=a&since=-1"] {
             assert_eq!(get(target, Kind::Read, &views).0, 400, "{target}");

@@ -225,8 +225,15 @@ impl Observer {
     /// All that is counted, by file and key.
     pub fn counters(&self) -> Vec<(String, f64)> {
         const FLAT: &[&str] = &["cpu.stat", "memory.stat", "memory.events", "pids.events"];
-        const SINGLE: &[&str] =
-            &["memory.current", "memory.peak", "memory.max", "memory.swap.current", "pids.current", "pids.max"];
+        const SINGLE: &[&str] = &[
+            "memory.current",
+            "memory.peak",
+            "memory.max",
+            "memory.swap.current",
+            "memory.swap.max",
+            "pids.current",
+            "pids.max",
+        ];
         const PRESSURE: &[&str] = &["cpu.pressure", "memory.pressure", "io.pressure"];
         let mut counters = Vec::new();
         for file in FLAT {
@@ -237,6 +244,9 @@ impl Observer {
         for file in SINGLE {
             // "max" is no number, and no limit.
             counters.extend(self.text(file).trim().parse().ok().map(|value| ((*file).to_owned(), value)));
+        }
+        if let Ok(processes) = self.cgroup.processes() {
+            counters.push(("cgroup.procs".to_owned(), processes.len() as f64));
         }
         for file in PRESSURE {
             let text = self.text(file);
