@@ -309,11 +309,18 @@ impl Shim {
     }
 
     fn reap(&mut self) -> Result<()> {
+        let mut worked = false;
         for told in self.children.reap()? {
             match told {
-                Told::Done(job, reply) => self.done(job.0, reply),
+                Told::Done(job, reply) => {
+                    self.done(job.0, reply);
+                    worked = true;
+                }
                 Told::Ended(process, end) => self.ended(process, end),
             }
+        }
+        if worked && self.jobs.is_empty() {
+            crate::sys::process::forget_what_is_done();
         }
         Ok(())
     }
