@@ -25,7 +25,8 @@ use super::common::ORLOP;
 use super::launcher::Order;
 
 /// Tests of other things than what the runtime does with a kernel: of plain data and texts, of calls that are counted or of the
-/// binary itself, which the launcher is a part of here; of other programs and of a runtime that is made wrong; and those that need
+/// binary itself, which the launcher is a part of here; of other programs, the supervisor's among them, and of a runtime that is
+/// made wrong; and those that need
 /// a machine, or an hour, of their own.
 const OTHERS: &[&str] = &[
     "breakout",
@@ -49,6 +50,9 @@ const OTHERS: &[&str] = &[
     "seccomp",
     "seccomp_tools",
     "security",
+    "shim",
+    "shim_http",
+    "shim_outputs",
     "spec",
     "state",
     "systemd",
