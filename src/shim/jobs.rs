@@ -36,7 +36,17 @@ impl Runtime {
 
     /// Makes a container; its first process waits for `start`.
     pub fn create(&self, id: &str, bundle: &Path, options: &[OsString]) -> Reply {
-        let mut words: Vec<OsString> = vec!["create".into(), "--bundle".into(), bundle.into()];
+        self.make(&["create"], id, bundle, options)
+    }
+
+    /// Makes a container again from an image of criu's, which `options` name; it runs.
+    pub fn restore(&self, id: &str, bundle: &Path, options: &[OsString]) -> Reply {
+        self.make(&["restore", "--detach"], id, bundle, options)
+    }
+
+    fn make(&self, verb: &[&str], id: &str, bundle: &Path, options: &[OsString]) -> Reply {
+        let mut words: Vec<OsString> = verb.iter().map(OsString::from).collect();
+        words.extend(["--bundle".into(), bundle.into()]);
         words.extend(options.iter().cloned());
         words.push(id.into());
         if let Err(error) = self.call(&words) {

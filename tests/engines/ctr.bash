@@ -28,6 +28,10 @@ archive() {
     tar -C "$dir" -cf "$BATS_FILE_TMPDIR/archive.tar" .
 }
 
+# What makes ctr take this runtime, and systemd or the file system for its cgroup.
+THROUGH=(--runc-binary /usr/local/bin/orlop)
+[ "$MANAGER" != systemd ] || THROUGH+=(--runc-systemd-cgroup --cgroup system.slice:ctr:c)
+
 # once FLAGS.. -- PROGRAM.., and detached likewise: a container named c.
 once() { ctr_run --rm "$@"; }
 detached() { ctr_run --detach "$@"; }
@@ -35,10 +39,9 @@ ctr_run() {
     local flags=()
     # natively a shares of 0 asks for no cpu controller
     grep -qw cpu /sys/fs/cgroup/cgroup.controllers || flags=(--cpu-shares 0)
-    [ "$MANAGER" != systemd ] || flags=(--runc-systemd-cgroup --cgroup system.slice:ctr:c)
     while [ "$1" != -- ]; do flags+=("$1") && shift; done
     shift
-    ctr run --runc-binary /usr/local/bin/orlop "${flags[@]}" localhost/busybox:latest c "$@"
+    ctr run "${THROUGH[@]}" "${flags[@]}" localhost/busybox:latest c "$@"
 }
 status() { ctr task ls | awk '$1 == "c" { print $3 }'; }
 pid() { ctr task ls | awk '$1 == "c" { print $2 }'; }

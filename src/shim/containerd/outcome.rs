@@ -144,7 +144,8 @@ impl Shim {
         for copy in copies.into_iter().chain(more) {
             init.copies.push(self.begin_copy(copy)?);
         }
-        let cgroup = runtime.store().open(&request.id).and_then(|dir| dir.read()?.open_cgroup())?;
+        let checkpoint = Some(request.checkpoint.clone()).filter(|image| !image.is_empty());
+        let cgroup = if checkpoint.is_none() { cgroup_of(&runtime, &request.id)? } else { None };
         let mut container = Container {
             id: request.id.clone(),
             bundle: PathBuf::from(&request.bundle),
@@ -152,6 +153,7 @@ impl Shim {
             options,
             init,
             execs: std::collections::BTreeMap::new(),
+            checkpoint,
             cgroup,
             memory: None,
             kills: 0,
@@ -228,12 +230,13 @@ impl Shim {
     fn running(&mut self, id: &str, exec: &str, console: Option<Console>, reply: &Reply) -> Result<Vec<u8>> {
         let ended = reply.made.and_then(|made| self.children.early(made)).map(Exit::now);
         let master = console.map(|console| console.master()).transpose()?;
-        let Some(process) = self.containers.get_mut(id).and_then(|container| container.proc(exec)) else {
-            return Err(crate::error::Error::new(format!("container {id} has gone")));
-        };
+        let gone = || crate::error::Error::new(format!("container {id} has gone"));
+        let container = self.containers.get_mut(id).ok_or_else(gone)?;
+        let from_image = exec.is_empty() && container.checkpoint.take().is_some();
+        let process = container.proc(exec).ok_or_else(gone)?;
         process.phase = Phase::Running;
         let mut copies = Vec::new();
-        if !exec.is_empty() {
+        if from_image || !exec.is_empty() {
             process.spec = Vec::new();
             process.process = reply.made;
             process.pidfd = reply.made.map(Process::open).transpose()?.flatten();
@@ -247,6 +250,15 @@ impl Shim {
         let tokens = copies.into_iter().map(|copy| self.begin_copy(copy)).collect::<Result<Vec<_>>>()?;
         if let Some(process) = self.containers.get_mut(id).and_then(|container| container.proc(exec)) {
             process.copies.extend(tokens);
+        }
+        if from_image && let Some(mut container) = self.containers.remove(id) {
+            let known = cgroup_of(&container.runtime, id).and_then(|cgroup| {
+                container.cgroup = cgroup;
+                self.watch_memory(&mut container)?;
+                container.record().write(&container.bundle)
+            });
+            self.containers.insert(id.to_owned(), container);
+            known?;
         }
         let (container_id, exec_id) = (id.to_owned(), exec.to_owned());
         if exec.is_empty() {
@@ -341,7 +353,13 @@ impl Shim {
 
     fn deleted(&mut self, caller: Caller, id: &str) {
         match self.containers.get_mut(id) {
-            Some(container) if container.deleted.is_none() => container.deleted = Some(caller),
+            Some(container) if container.deleted.is_none() => {
+                container.deleted = Some(caller);
+                // It was to be made from an image, and was not: nothing will end.
+                if container.init.process.is_none() {
+                    container.init.phase = Phase::Stopped;
+                }
+            }
             // Another call was faster.
             _ => {
                 let status = Status::new(code::NOT_FOUND, format!("container {id}: not found"));
@@ -376,6 +394,10 @@ impl Shim {
             self.answer(caller, Ok(DeleteResponse { pid, exit_status, exited_at }.encode_to_vec()));
         }
     }
+}
+
+fn cgroup_of(runtime: &Runtime, id: &str) -> Result<Option<Cgroup>> {
+    runtime.store().open(id)?.read()?.open_cgroup()
 }
 
 /// Reads the news of a file that says `POLLPRI`, which is what arms the next ones. False when there are none any more.

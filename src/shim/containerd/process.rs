@@ -128,6 +128,8 @@ pub struct Container {
     pub options: RuncOptions,
     pub init: Proc,
     pub execs: BTreeMap<String, Proc>,
+    /// The image that start makes it from.
+    pub checkpoint: Option<String>,
     pub cgroup: Option<Cgroup>,
     /// `memory.events`, and its token.
     pub memory: Option<(u64, File)>,

@@ -130,9 +130,6 @@ impl Shim {
         if self.containers.contains_key(&request.id) || self.jobs.values().any(creating) {
             return Err(Status::new(code::ALREADY_EXISTS, format!("container {}: already exists", request.id)));
         }
-        if !request.checkpoint.is_empty() {
-            return Err(Status::new(code::UNIMPLEMENTED, "a task from a checkpoint"));
-        }
         let chosen = match &request.options {
             Some(any) => options::parse(any)?,
             None => self.options.clone(),
@@ -144,6 +141,9 @@ impl Shim {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
         };
+        if !request.checkpoint.is_empty() {
+            return self.create_from_image(caller, request, chosen, runtime, given);
+        }
         let prepared = Prepared::new(&given, (chosen.io_uid, chosen.io_gid))?;
         let console = self.console(request.terminal)?;
         let mut words: Vec<OsString> = Vec::new();
@@ -175,6 +175,25 @@ impl Shim {
         let Prepared { io, copies, .. } = prepared;
         let init = Proc::new(given, io, Vec::new());
         let create = Create { caller, request, options: chosen, runtime, init, copies, console };
+        self.jobs.insert(job, Pending::Create(Box::new(create)));
+        Ok(None)
+    }
+
+    /// A task that start makes from an image of criu's: here it gets its root file system, and no process yet.
+    fn create_from_image(
+        &mut self,
+        caller: Caller,
+        request: CreateTaskRequest,
+        options: RuncOptions,
+        runtime: Runtime,
+        given: Given,
+    ) -> Later {
+        let rootfs = Path::new(&request.bundle).join("rootfs");
+        let mount = |_: &Prepared| Reply::from(mounts::mount_all(&request.rootfs, &rootfs));
+        let job = self.worker(&Prepared::default(), SHORT, mount)?;
+        self.ending = None;
+        let init = Proc::new(given, super::stdio::Io::default(), Vec::new());
+        let create = Create { caller, request, options, runtime, init, copies: Vec::new(), console: None };
         self.jobs.insert(job, Pending::Create(Box::new(create)));
         Ok(None)
     }
@@ -214,6 +233,7 @@ impl Shim {
     }
 
     fn start(&mut self, caller: Caller, request: ProcessRequest) -> Later {
+        let from_image = self.container(&request.id)?.checkpoint.is_some();
         let process = self.process(&request.id, &request.exec_id)?;
         match process.phase {
             Phase::Created if process.exit.is_none() => {}
@@ -222,19 +242,22 @@ impl Shim {
         }
         let pending =
             |console| Pending::Start { caller, id: request.id.clone(), exec: request.exec_id.clone(), console };
-        if request.exec_id.is_empty() {
+        if request.exec_id.is_empty() && !from_image {
             let job = self.command(&request.id, LONG, vec!["start".into(), request.id.clone()])?;
             self.jobs.insert(job, pending(None));
         } else {
-            let (job, console) = self.start_exec(&request)?;
+            let (job, console) = self.make_process(&request)?;
             self.jobs.insert(job, pending(console));
         }
         self.process(&request.id, &request.exec_id)?.phase = Phase::Starting;
         Ok(None)
     }
 
-    fn start_exec(&mut self, request: &ProcessRequest) -> std::result::Result<(u64, Option<Console>), Status> {
+    /// An exec, or a first process from an image.
+    fn make_process(&mut self, request: &ProcessRequest) -> std::result::Result<(u64, Option<Console>), Status> {
         let container = self.container(&request.id)?;
+        let image = container.checkpoint.clone().filter(|_| request.exec_id.is_empty());
+        let work_path = container.options.criu_work_path.clone();
         let (runtime, bundle) = (container.runtime.clone(), container.bundle.clone());
         let owner = (container.options.io_uid, container.options.io_gid);
         let process = self.process(&request.id, &request.exec_id)?;
@@ -247,7 +270,15 @@ impl Shim {
             let logger = prepared.logger.as_ref().map(|logger| logger.start(&request.id, &namespace)).transpose();
             match logger {
                 Ok(logger) => {
-                    let reply = enter(&runtime, &request.id, &bundle, &spec, option);
+                    let reply = match &image {
+                        None => enter(&runtime, &request.id, &bundle, &spec, option),
+                        Some(image) => {
+                            let mut words: Vec<OsString> = vec!["--image-path".into(), image.into()];
+                            words.extend(["--work-path".into(), OsString::from(&work_path)]);
+                            words.extend(option);
+                            runtime.restore(&request.id, &bundle, &words)
+                        }
+                    };
                     Reply { text: serde_json::to_string(&logger).unwrap_or_default(), ..reply }
                 }
                 Err(error) => Reply::failed(error),
