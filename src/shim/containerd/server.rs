@@ -27,6 +27,8 @@ use crate::shim::epoll::{EpollFlags, Poll, Ready};
 /// Peers at one time. containerd has one, or two while it restarts.
 const PEERS: usize = 64;
 const LISTENER: u64 = 0;
+/// How long after the last request.
+const CALM: Duration = Duration::from_secs(1);
 /// How long a shim without a container waits for a peer.
 const ALONE: Duration = Duration::from_secs(120);
 
@@ -52,6 +54,8 @@ pub struct Shim {
     pub(super) ending: Option<Moment>,
     /// Since when nobody has been here.
     alone: Option<Moment>,
+    /// Then what the last requests have taken of memory is given back.
+    settle: Option<Moment>,
 }
 
 /// The FIFO in the bundle that containerd reads.
@@ -124,6 +128,7 @@ impl Shim {
             jobs: BTreeMap::new(),
             ending: None,
             alone: None,
+            settle: None,
         })
     }
 
@@ -139,6 +144,9 @@ impl Shim {
     pub fn serve(mut self) -> Result<()> {
         while !self.tick()? {
             for ready in self.poll.wait()? {
+                if ready != Ready::Time {
+                    self.settle = Some(clock::now() + CALM);
+                }
                 match ready {
                     Ready::File(LISTENER, _) => self.accept(),
                     Ready::File(token, _) => self.ready(token)?,
@@ -166,8 +174,12 @@ impl Shim {
         if ended || self.alone.is_some_and(|until| until <= now) {
             return Ok(true);
         }
+        if self.settle.is_some_and(|at| at <= now) {
+            self.settle = None;
+            crate::sys::process::forget_what_is_done();
+        }
         let overdue = self.containers.values().filter_map(|container| container.overdue);
-        let deadlines = [self.children.deadline(), self.events.deadline(), self.ending, self.alone];
+        let deadlines = [self.children.deadline(), self.events.deadline(), self.ending, self.alone, self.settle];
         self.poll.wake_at(deadlines.into_iter().flatten().chain(overdue).min())?;
         Ok(false)
     }
@@ -309,18 +321,11 @@ impl Shim {
     }
 
     fn reap(&mut self) -> Result<()> {
-        let mut worked = false;
         for told in self.children.reap()? {
             match told {
-                Told::Done(job, reply) => {
-                    self.done(job.0, reply);
-                    worked = true;
-                }
+                Told::Done(job, reply) => self.done(job.0, reply),
                 Told::Ended(process, end) => self.ended(process, end),
             }
-        }
-        if worked && self.jobs.is_empty() {
-            crate::sys::process::forget_what_is_done();
         }
         Ok(())
     }
