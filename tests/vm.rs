@@ -33,6 +33,7 @@ const NATIVE_ONLY: &[&str] = &[
     "foreground",
     "fuzz",
     "invariants",
+    "ocf::native",
     "plan",
     "seccomp::errors",
     "seccomp::interpreter",

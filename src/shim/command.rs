@@ -330,3 +330,16 @@ fn apart() -> Result<()> {
     let root = OsString::from("/");
     std::env::set_current_dir(root).map_err(|error| failed("chdir(/)", crate::host::errno(&error)))
 }
+
+/// Begins a supervisor of its own for a container; true when the program runs. Why not is on standard error.
+pub(super) fn begin(bundle: &std::path::Path, id: &str, source: &Source, systemd_cgroup: bool) -> Result<bool> {
+    let args = RunArgs {
+        bundle: bundle.to_owned(),
+        id: Some(id.to_owned()),
+        detach: true,
+        listen: None,
+        root: Some(source.root.clone()),
+        systemd_cgroup,
+    };
+    run(args, source.directory.clone()).map(|status| status == 0)
+}

@@ -19,6 +19,7 @@ pub mod http;
 pub mod jobs;
 pub mod metrics;
 pub mod observe;
+pub mod ocf;
 pub mod output;
 pub mod probe;
 pub mod probing;
@@ -29,13 +30,15 @@ pub mod sdnotify;
 pub mod supervise;
 pub mod view;
 
-/// The program: containerd's contract under the name `containerd-shim-orlop-v2`, the supervisor's own command line otherwise.
+/// The program: containerd's contract under the name `containerd-shim-orlop-v2`, an agent of Pacemaker's where it is called as one,
+/// the supervisor's own command line otherwise.
 /// The exit status.
 pub fn main() -> i32 {
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name().unwrap_or_default().to_string_lossy().into_owned();
     match crate::seal::ensure() {
         Ok(()) if name.starts_with("containerd-shim-") => containerd::main(),
+        Ok(()) if ocf::called(&name) => ocf::main(),
         Ok(()) => command::main(),
         Err(error) => {
             eprintln!("orlop-shim: {error:#}");
