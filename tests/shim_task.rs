@@ -19,8 +19,31 @@ struct Bootstrap {
     instance_id: String,
     #[prost(string, tag = "2")]
     namespace: String,
+    #[prost(message, repeated, tag = "8")]
+    extensions: Vec<Extension>,
     #[prost(string, tag = "9")]
     socket_dir: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Extension {
+    #[prost(message, optional, tag = "1")]
+    value: Option<Any>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// One of runc's Options.
+#[derive(Clone, PartialEq, Message)]
+struct Options {
+    #[prost(string, tag = "3")]
+    shim_cgroup: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -79,13 +102,19 @@ struct Shim {
 
 impl Shim {
     fn start(name: &str) -> Self {
+        Self::start_with(name, &Options::default())
+    }
+
+    fn start_with(name: &str, options: &Options) -> Self {
         let dir = std::env::temp_dir().join(format!("shim-{name}-{}", std::process::id()));
         std::fs::create_dir(&dir).expect("a directory");
         std::fs::write(dir.join("config.json"), "{}").expect("write");
         let program = dir.join("containerd-shim-orlop-v2");
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_orlop-shim"), &program).expect("a link");
         let socket_dir = dir.display().to_string();
-        let params = Bootstrap { instance_id: "c".into(), namespace: "n".into(), socket_dir };
+        let options = Any { name: "containerd.runc.v1.Options".into(), value: options.encode_to_vec() };
+        let extensions = vec![Extension { value: Some(options) }];
+        let params = Bootstrap { instance_id: "c".into(), namespace: "n".into(), extensions, socket_dir };
         let mut start = Command::new(program)
             .args(["-namespace", "n", "-address", "/a", "-id", "c", "start"])
             .current_dir(&dir)
@@ -188,6 +217,30 @@ fn both_versions_are_served_and_what_is_not_there_is_refused_by_its_code() {
         assert_eq!(call(&mut socket, version, "Other", "c"), Err(12));
     }
     assert_eq!(call(&mut socket, "containerd.runtime.sandbox.v1.Sandbox", "CreateSandbox", "c"), Err(12));
+}
+
+#[test]
+fn the_shim_is_a_session_of_its_own_in_the_cgroup_that_was_named() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let name = format!("/shim-task-{}", std::process::id());
+    let cgroup = PathBuf::from(format!("/sys/fs/cgroup{name}"));
+    std::fs::create_dir(&cgroup).expect("a cgroup");
+    let shim = Shim::start_with("cgroup", &Options { shim_cgroup: name.clone() });
+    let pid = shim.pid();
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("procfs");
+    assert!(read("cgroup").lines().any(|line| line.strip_prefix("0::") == Some(&name)));
+    // After the name in parentheses: state, parent, process group, session.
+    let stat = read("stat");
+    let fields: Vec<&str> = stat[stat.rfind(')').expect("a name") + 2..].split(' ').collect();
+    assert_eq!(fields[2..4], [pid.to_string(), pid.to_string()]);
+    assert_eq!(read("status").lines().find(|line| line.starts_with("Threads:")), Some("Threads:\t1"));
+    drop(shim);
+    let end = Instant::now() + Duration::from_secs(20);
+    while std::fs::remove_dir(&cgroup).is_err() {
+        assert!(Instant::now() < end, "the shim is still there");
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@ load cri
 # Two machines may run this at once (`machine`).
 THROUGH=(--runtime io.containerd.orlop.v2 --cgroup "/$MANAGER/c")
 # The shim's process: the one parent of the container's first.
-shim() { awk '$1 == "PPid:" { print $2 }' "/proc/$(pid)/status"; }
+shim() { shim_of "$(pid)"; }
+shim_of() { awk '$1 == "PPid:" { print $2 }' "/proc/$1/status"; }
 bundle() { echo /run/containerd/io.containerd.runtime.v2.task/default/c; }
 # daemon: containerd once more, after it was killed.
 daemon() {
@@ -258,4 +259,17 @@ gone() {
     kill "$events"
     ctr container rm c
     soon gone
+}
+
+@test "a container ends when nobody is there to see it: its status is said to be unknown" {
+    detached -- sh -c 'trap "exit 21" TERM; while :; do sleep 0.1; done'
+    pid=$(pid)
+    soon grep -qi "^SigCgt:.*[4-7c-f]...$" "/proc/$pid/status"
+    killed "$(cat "$BATS_FILE_TMPDIR/pid")"
+    killed "$(shim_of "$pid")"
+    kill -TERM "$pid"
+    soon test ! -e "/proc/$pid"
+    [[ $(containerd-shim-orlop-v2 -namespace default -address /run/containerd/containerd.sock -id c -bundle "$(bundle)" delete |
+        od -An -tx1) == *" 10 ff 01 "* ]] # the field exit_status
+    daemon
 }
