@@ -65,14 +65,14 @@ fn page(name: &str) -> String {
 fn run(page: &str, calls: usize) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = blocks(page, "sh").concat();
-    assert!(script.matches("orlop ").count() >= calls, "{script}");
+    assert!(script.matches("orlop ").count() + script.matches("orlop-shim ").count() >= calls, "{script}");
     let binaries = Path::new(env!("CARGO_BIN_EXE_orlop")).parent().expect("a directory").to_owned();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap_or_default());
     // /run may be the machine's own: the state of this test lies elsewhere.
     let script = format!(
         "orlop() {{ command orlop --root \"$STATE\" \"$@\"; }}\n\
          orlop_shim() {{ test \"$1\" != run || set -- \"$@\" --root \"$STATE\"; command orlop-shim --directory \"$STATE.shims\" \"$@\"; }}\n{}",
-        script.replace("orlop-shim ", "orlop_shim ")
+        script.replace("orlop-shim ", "orlop_shim ").replace("/run/orlop-shim/", "\"$STATE\".shims/")
     );
     let state = std::env::temp_dir().join(format!("orlop-test-docs-{}", std::process::id()));
     fs::create_dir_all(&state).expect("a directory for the state");
@@ -148,7 +148,7 @@ fn the_commands_of_hardening_md_say_what_it_shows() {
 fn the_commands_of_supervisor_md_say_what_it_shows() {
     let page = page("shim/supervisor.md");
     let _ = fs::remove_dir_all("/tmp/orlop-watched");
-    let said = run(&page, 0);
+    let said = run(&page, 5);
     let shown = blocks(&page, "text");
     assert_eq!(shown.len(), 1);
     for text in [shown[0], "healthy ok", "serving"] {
@@ -170,5 +170,51 @@ fn links_between_pages_lead_to_files() {
         for target in targets.filter(|target| !target.is_empty() && !target.contains("://")) {
             assert!(page.with_file_name(target).exists(), "{}: {target}", page.display());
         }
+    }
+}
+
+/// A table of a page, as it stands between its marks; written anew where that is asked for.
+fn generated(name: &str, table: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    let page = fs::read_to_string(&path).expect(name);
+    let mark = format!("<!-- table: {table} -->\n");
+    let start = page.find(&mark).expect("the table's mark") + mark.len();
+    let end = start + page[start..].find("<!-- end -->").expect("the table's end");
+    let wanted = format!("{}\n{text}\n{}", &page[..start], &page[end..]);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &wanted).expect("write the page");
+    } else {
+        assert_eq!(page, wanted, "run UPDATE_DOCS=1 cargo test --test docs");
+    }
+}
+
+#[test]
+fn the_tables_of_outputs_md_are_what_the_source_says() {
+    use orlop::shim::{client, health::Reason, metrics};
+    let page = "shim/outputs.md";
+    let mut words = "| | `/livez` | `/readyz` | `ocf` | `nagios` | `lsb` | `bool` | `haproxy` | gRPC |\n|---|---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for [name, rest @ .., haproxy, grpc] in client::words() {
+        writeln!(words, "| {name} | {} | `{haproxy}` | {grpc} |", rest.join(" | ")).expect("write");
+    }
+    generated(page, "words", &words);
+    let reasons = Reason::ALL.map(|reason| format!("`{reason}`")).join(", ");
+    generated(page, "reasons", &format!("{reasons}\n"));
+    let mut families = "| metric | type | what | from |\n|---|---|---|---|\n".to_owned();
+    for family in metrics::FAMILIES {
+        let (name, end, what) = (family.name, family.kind.suffix(), family.help);
+        let from = family.file().map(|file| format!("`{file}`")).unwrap_or_default();
+        writeln!(families, "| `{name}{end}` | {} | {what} | {from} |", family.kind.word()).expect("write");
+    }
+    generated(page, "metrics", &families);
+}
+
+#[test]
+fn the_commands_of_outputs_md_say_what_it_shows() {
+    let page = page("shim/outputs.md");
+    let _ = fs::remove_dir_all("/tmp/orlop-told");
+    let said = run(&page, 3);
+    for text in &blocks(&page, "text")[..2] {
+        assert!(said.contains(text), "{text} is not in {said}");
     }
 }

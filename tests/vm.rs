@@ -42,6 +42,7 @@ const NATIVE_ONLY: &[&str] = &[
     "seccomp::profiles",
     "seccomp::section",
     "security",
+    "shim_http",
     "spec",
 ];
 /// Those that get the machine with systemd.

@@ -20,7 +20,7 @@ mod check;
 mod table;
 mod top;
 
-pub use check::{As, Checked, check};
+pub use check::{As, Checked, check, table as words};
 pub use table::{Format, status};
 pub use top::top;
 
@@ -65,7 +65,8 @@ impl Source {
     /// The last word of a supervisor that has ended with its container.
     fn last(&self, id: &str) -> Option<View> {
         let view: View = super::record::read(&self.directory.join(id), "last.json").ok()??;
-        (view.id == id).then_some(view)
+        // One that says anything else was not the last word.
+        (view.id == id && view.lifecycle == "exited").then_some(view)
     }
 
     /// The view of one container.

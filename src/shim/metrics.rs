@@ -46,7 +46,8 @@ impl Kind {
         }
     }
 
-    fn word(self) -> &'static str {
+    /// The type's name.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -295,6 +296,11 @@ fn probes(view: &View, value: fn(&ProbeView) -> Option<f64>) -> Vec<Sample> {
 }
 
 impl Family {
+    /// The file of the kernel's that it is made of, with its key, where it is one.
+    pub fn file(&self) -> Option<&'static str> {
+        if let Source::Kernel(name, _) = self.source { Some(name) } else { None }
+    }
+
     /// What the names of OpenMetrics end with where it is a quantity.
     fn unit(&self) -> Option<&'static str> {
         ["seconds", "bytes"].into_iter().find(|unit| self.name.ends_with(unit))

@@ -91,6 +91,38 @@ fn of_fact(fact: Fact) -> Verdict<'static> {
     }
 }
 
+/// What each state is in all words, as the page shows it: a name, the statuses of `/livez` and `/readyz`, those of OCF, a plugin,
+/// LSB and `bool`, HAProxy's line and gRPC's status. What has no supervisor is asked of none over HTTP.
+pub fn table() -> Vec<[String; 9]> {
+    let row = |name: &str, http: [String; 2], verdict: Verdict<'_>, grpc: &str| {
+        let (ocf, nagios, lsb) = verdict.statuses;
+        let haproxy = dialect::haproxy_line(verdict.haproxy, verdict.reason);
+        let [live, ready] = http;
+        let status = |status: u8| status.to_string();
+        let bool = status(u8::from(!verdict.live));
+        let line = haproxy.trim_end().to_owned();
+        [name.to_owned(), live, ready, status(ocf), status(nagios), status(lsb), bool, line, grpc.to_owned()]
+    };
+    let known = Summary::ALL.into_iter().rev().map(|summary| {
+        let words = dialect::words(summary);
+        let serving = serde_json::json!(words.grpc);
+        let verdict = Verdict { reason: "REASON", ..of(summary, Reason::Ok) };
+        let http = [words.live, words.ready].map(|status| status.to_string());
+        row(summary.as_str(), http, verdict, serving.as_str().unwrap_or_default())
+    });
+    let none = [
+        ("no supervisor, and it runs", Fact::Runs(0)),
+        ("no supervisor, and it has ended", Fact::Ended),
+        ("no such container", Fact::Absent),
+        ("no supervisor, and it can't be known", Fact::Unknown),
+    ];
+    let unknown = none.into_iter().map(|(name, fact)| {
+        let http = if fact == Fact::Absent { "404" } else { "" };
+        row(name, [http.to_owned(), http.to_owned()], of_fact(fact), "")
+    });
+    known.chain(unknown).collect()
+}
+
 /// Asks the supervisor of `id`, or else the kernel. A sample that is older than `max_age` says nothing.
 pub fn check(id: &str, source: &Source, words: As, max_age: Option<Duration>) -> Checked {
     if let Err(error) = validate::container_id(id) {
