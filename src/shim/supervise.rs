@@ -10,7 +10,6 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,10 +21,9 @@ use super::children::{Children, Job, Process, Reply, Told};
 use super::clock::{self, Moment};
 use super::config::{Config, How};
 use super::epoll::{EpollFlags, Poll, Ready};
-use super::health::{Exit, Pressure, Reason, Summary};
+use super::health::{Exit, Reason, Summary};
 use super::http::{Connections, Listener};
 use super::jobs::Runtime;
-use super::observe::{self, Limits, Observer};
 use super::output::Output;
 use super::probe::Verdict;
 use super::probing::{For, Means, Probing};
@@ -39,11 +37,15 @@ use crate::state;
 use crate::sys::pidfd::{End, exit_of};
 use crate::sys::process;
 
+mod alive;
 mod control;
 mod health;
 mod saved;
+mod stop;
 
+use alive::{Alive, probed, probes};
 pub use saved::{Saved, inherited_sockets, left};
+use stop::{Stop, Why};
 
 /// What a worker may take to make a container, hooks and all, and to remove it.
 const WORK: Duration = Duration::from_secs(120);
@@ -106,46 +108,6 @@ struct Ended {
     exit: Exit,
     end: Option<End>,
     uptime: Duration,
-}
-
-/// Why it is asked to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    Asked,
-    Restart,
-    Unhealthy,
-}
-
-/// It has been asked to stop, and is killed at the deadline.
-#[derive(Debug, Clone, Copy)]
-struct Stop {
-    why: Why,
-    deadline: Option<Moment>,
-}
-
-/// One start of it, as long as its process lives.
-#[derive(Debug)]
-struct Alive {
-    process: Process,
-    pidfd: OwnedFd,
-    /// It is our child. If not, its pidfd tells its end.
-    child: bool,
-    observer: Option<Observer>,
-    /// The container's NOTIFY_SOCKET.
-    notify: Option<UnixDatagram>,
-    started: Moment,
-    /// On the wall, in seconds since 1970.
-    started_unix: f64,
-    ready_after: Option<Duration>,
-    probes: Vec<Probing>,
-    paused: bool,
-    pressure: Pressure,
-    next_look: Option<Moment>,
-    oom_kills: u64,
-    /// It ended before its start was known to have worked.
-    early: Option<End>,
-    /// It has ended, and its parent has not waited for it: then it is given up.
-    unreaped: Option<Moment>,
 }
 
 /// The supervisor.
@@ -671,46 +633,6 @@ impl Supervisor {
         self.save()
     }
 
-    fn ask_to_stop(&mut self, why: Why, timeout: Option<Duration>) -> Result<()> {
-        // Asked twice it does not wait longer, and who asks outranks what was decided here.
-        let before = self.stop.and_then(|stop| stop.deadline);
-        let timeout = timeout.unwrap_or(self.wanted.config.stop.timeout);
-        let deadline = clock::now() + timeout;
-        let deadline = before.map_or(deadline, |before| before.min(deadline));
-        let why = if self.stop.is_some_and(|stop| stop.why == Why::Asked) { Why::Asked } else { why };
-        match &self.phase {
-            Phase::Idle | Phase::Making(_) | Phase::Starting(_) => {
-                self.stop = Some(Stop { why, deadline: None });
-            }
-            Phase::Up => {
-                self.stop = Some(Stop { why, deadline: Some(deadline) });
-                if let (Some(manager), Why::Asked) = (&self.manager, why) {
-                    manager.stopping();
-                    manager.extend(timeout + EXTENSION);
-                }
-                if before.is_none() {
-                    self.signal(&self.wanted.config.stop.signal.clone());
-                }
-            }
-            Phase::Removing(..) => self.stop = Some(Stop { why, deadline: None }),
-            Phase::Waiting(_) if why == Why::Restart => return self.launch(),
-            Phase::Waiting(_) => {
-                let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
-                self.phase = Phase::Over(ended);
-            }
-            Phase::Over(_) => {}
-        }
-        self.save()
-    }
-
-    fn signal(&mut self, name: &str) {
-        let number = crate::commands::signal(name).unwrap_or(libc::SIGTERM);
-        if let Some(alive) = &self.alive {
-            // ESRCH: it has ended, which SIGCHLD tells.
-            let _ = crate::sys::pidfd::pidfd_send_signal(alive.pidfd.as_fd(), number);
-        }
-    }
-
     /// What has had its time.
     fn times(&mut self) -> Result<()> {
         let now = clock::now();
@@ -748,18 +670,6 @@ impl Supervisor {
                 Said::Heartbeat(went) => json!({ "heartbeat": went.err() }),
             };
             self.note("supervisor", data);
-        }
-    }
-
-    /// SIGKILL to everything in its cgroup, or to its first process where there is none.
-    fn kill(&mut self) {
-        if let Some(stop) = &mut self.stop {
-            stop.deadline = None;
-        }
-        let Some(alive) = &self.alive else { return };
-        let killed = alive.observer.as_ref().is_some_and(|observer| observer.cgroup().kill().is_ok());
-        if !killed {
-            let _ = process::pidfd_kill(alive.pidfd.as_fd());
         }
     }
 
@@ -823,104 +733,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-impl Alive {
-    /// Opens all there is to watch of a process. None: it has ended.
-    fn new(process: Process, wanted: &Wanted, poll: &Poll, child: bool) -> Result<Option<Self>> {
-        let Some(pidfd) = process.open()? else { return Ok(None) };
-        let dir = wanted.runtime.store().open(&wanted.id)?;
-        let cgroup = dir.read()?.open_cgroup()?;
-        let observer = cgroup.map(|cgroup| Observer::new(cgroup, Limits::default())).transpose()?;
-        let notify = wanted.config.notifies().then(|| bind(&dir)).transpose()?;
-        if let Some(observer) = &observer {
-            let notices = [(&observer.events, token::CGROUP), (&observer.memory, token::MEMORY)];
-            for (notice, token) in notices.into_iter().filter_map(|(notice, token)| Some((notice.as_ref()?, token))) {
-                poll.add(notice, token, EpollFlags::EPOLLPRI)?;
-            }
-            for trigger in &observer.triggers {
-                poll.add(trigger, token::PRESSURE, EpollFlags::EPOLLPRI)?;
-            }
-        }
-        if let Some(notify) = &notify {
-            poll.add(notify, token::NOTIFY, EpollFlags::EPOLLIN)?;
-        }
-        if !child {
-            poll.add(&pidfd, token::PROCESS, EpollFlags::EPOLLIN)?;
-        }
-        let paused = observer.as_ref().is_some_and(Observer::frozen);
-        let oom_kills = observer.as_ref().map_or(0, Observer::oom_kills);
-        Ok(Some(Self {
-            process,
-            pidfd,
-            child,
-            observer,
-            notify,
-            started: clock::now(),
-            started_unix: clock::wall(),
-            ready_after: None,
-            probes: Vec::new(),
-            paused,
-            pressure: Pressure::None,
-            next_look: None,
-            oom_kills,
-            early: None,
-            unreaped: None,
-        }))
-    }
-
-    fn oom_kills_now(&mut self) -> u64 {
-        let Some(observer) = &mut self.observer else { return 0 };
-        if let Some(memory) = &mut observer.memory {
-            memory.read();
-        }
-        observer.oom_kills()
-    }
-
-    fn look_at_freezer(&mut self) {
-        let Some(observer) = &mut self.observer else { return };
-        if let Some(events) = &mut observer.events {
-            self.paused = events.read().lines().any(|line| line == "frozen 1");
-        }
-    }
-
-    fn look_at_pressure(&mut self, now: Moment) {
-        let Some(observer) = &mut self.observer else { return };
-        self.pressure = observer.pressure(self.pressure);
-        self.next_look = observe::next_look(self.pressure, now);
-    }
-}
-
-/// The container's NOTIFY_SOCKET, in the directory that its create has made for it.
-fn bind(dir: &state::Dir) -> Result<UnixDatagram> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::PermissionsExt;
-    let failed = |call: &str, error: &std::io::Error| {
-        Error::new("bind the container's NOTIFY_SOCKET").call(call, crate::host::errno(error))
-    };
-    let path = format!("/proc/self/fd/{}/{}", dir.fd().as_raw_fd(), crate::notify::socket());
-    let _ = std::fs::remove_file(&path);
-    let socket = UnixDatagram::bind(&path).map_err(|error| failed("bind", &error))?;
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777)).map_err(|error| failed("chmod", &error))?;
-    socket.set_nonblocking(true).map_err(|error| failed("fcntl", &error))?;
-    Ok(socket)
-}
-
-/// The probes of one start.
-fn probes(config: &Config, now: Moment) -> Vec<Probing> {
-    let all = [(For::Startup, &config.startup), (For::Liveness, &config.liveness), (For::Readiness, &config.readiness)];
-    let checks = all.into_iter().filter_map(|(what, check)| Some((what, check.as_ref()?)));
-    checks
-        .enumerate()
-        .map(|(index, (what, check))| Probing::new(what, check, now, token::PROBE + index as u64, 0.0))
-        .collect()
-}
-
-/// Those that are made now: until the startup probe has passed, none but it; afterwards, all but it.
-fn probed(probes: &[Probing]) -> Vec<usize> {
-    let waits = probes.iter().any(|probing| probing.what == For::Startup && probing.verdict() != Verdict::Pass);
-    let made = |probing: &&Probing| (probing.what == For::Startup) == waits;
-    probes.iter().enumerate().filter(|(_, probing)| made(probing)).map(|(index, _)| index).collect()
 }
 
 impl Config {

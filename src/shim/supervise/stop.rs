@@ -1,0 +1,79 @@
+//! How it is asked to stop, whatever it is about.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::{EXTENSION, Ended, Phase, Supervisor};
+use crate::error::Result;
+use crate::shim::clock::{self, Moment};
+use crate::shim::health::Exit;
+use crate::sys::process;
+
+/// Why it is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    Asked,
+    Restart,
+    Unhealthy,
+}
+
+/// It has been asked to stop, and is killed at the deadline.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stop {
+    pub(super) why: Why,
+    pub(super) deadline: Option<Moment>,
+}
+
+impl Supervisor {
+    pub(super) fn ask_to_stop(&mut self, why: Why, timeout: Option<Duration>) -> Result<()> {
+        // Asked twice it does not wait longer, and who asks outranks what was decided here.
+        let before = self.stop.and_then(|stop| stop.deadline);
+        let timeout = timeout.unwrap_or(self.wanted.config.stop.timeout);
+        let deadline = clock::now() + timeout;
+        let deadline = before.map_or(deadline, |before| before.min(deadline));
+        let why = if self.stop.is_some_and(|stop| stop.why == Why::Asked) { Why::Asked } else { why };
+        match &self.phase {
+            Phase::Idle | Phase::Making(_) | Phase::Starting(_) => {
+                self.stop = Some(Stop { why, deadline: None });
+            }
+            Phase::Up => {
+                self.stop = Some(Stop { why, deadline: Some(deadline) });
+                if let (Some(manager), Why::Asked) = (&self.manager, why) {
+                    manager.stopping();
+                    manager.extend(timeout + EXTENSION);
+                }
+                if before.is_none() {
+                    self.signal(&self.wanted.config.stop.signal.clone());
+                }
+            }
+            Phase::Removing(..) => self.stop = Some(Stop { why, deadline: None }),
+            Phase::Waiting(_) if why == Why::Restart => return self.launch(),
+            Phase::Waiting(_) => {
+                let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
+                self.phase = Phase::Over(ended);
+            }
+            Phase::Over(_) => {}
+        }
+        self.save()
+    }
+
+    pub(super) fn signal(&mut self, name: &str) {
+        let number = crate::commands::signal(name).unwrap_or(libc::SIGTERM);
+        if let Some(alive) = &self.alive {
+            // ESRCH: it has ended, which SIGCHLD tells.
+            let _ = crate::sys::pidfd::pidfd_send_signal(alive.pidfd.as_fd(), number);
+        }
+    }
+
+    /// SIGKILL to everything in its cgroup, or to its first process where there is none.
+    pub(super) fn kill(&mut self) {
+        if let Some(stop) = &mut self.stop {
+            stop.deadline = None;
+        }
+        let Some(alive) = &self.alive else { return };
+        let killed = alive.observer.as_ref().is_some_and(|observer| observer.cgroup().kill().is_ok());
+        if !killed {
+            let _ = process::pidfd_kill(alive.pidfd.as_fd());
+        }
+    }
+}
