@@ -92,6 +92,35 @@ impl Supervised {
     }
 }
 
+impl Supervised {
+    /// With a hook that waits until the file `gate` is in the bundle; it writes `waits` before.
+    fn gated(self, hook: &str) -> Self {
+        let dir = self.bundle.dir.display();
+        let wait = format!("touch {dir}/waits; while [ ! -e {dir}/gate ]; do sleep 0.05; done");
+        let bundle = self.bundle.edit(|config| {
+            config["hooks"] = json!({ hook: [{"path": "/bin/sh", "args": ["sh", "-c", wait]}] });
+        });
+        Self { bundle }
+    }
+
+    fn await_gate(&self) {
+        wait(|| self.bundle.dir.join("waits").exists());
+    }
+
+    fn open_gate(&self) {
+        fs::write(self.bundle.dir.join("gate"), "").expect("gate");
+    }
+
+    fn resume(&self) -> Shim {
+        Shim(Some(begin(self.command(&["resume", &self.bundle.id]))))
+    }
+
+    fn post(&self, verb: &str) {
+        let (status, body) = self.ask("control.sock", &format!("POST /v1/containers/{}/{verb}", self.bundle.id));
+        assert_eq!(status, 200, "{body}");
+    }
+}
+
 struct Shim(Option<Running>);
 
 impl Shim {
@@ -112,6 +141,20 @@ impl Shim {
     fn stop(self) -> Outcome {
         self.signal("TERM");
         self.end()
+    }
+
+    fn kill(self) {
+        self.signal("KILL");
+        self.end();
+    }
+
+    /// Its children that are no containers: the processes of the same program.
+    fn workers(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let name = |pid: &str| value(format!("/proc/{pid}/comm")).ok();
+        let own = name(&pid.to_string());
+        children.split_whitespace().filter(|child| name(child) == own).filter_map(|child| child.parse().ok()).collect()
     }
 }
 
@@ -340,6 +383,7 @@ fn a_program_says_itself_that_it_is_ready_and_alive() {
     let supervised = Supervised::new("echo $NOTIFY_SOCKET > /tmp/name; sleep 1000", probes);
     let _shim = supervised.begin();
     wait(|| value(supervised.bundle.rootfs("tmp/name")).is_ok_and(|name| !name.is_empty()));
+    wait(|| !supervised.events("start").is_empty());
     let name = value(supervised.bundle.rootfs("tmp/name")).expect("a name");
     let root = format!("/proc/{}/root", supervised.pid());
     let socket = std::os::unix::net::UnixDatagram::unbound().expect("socket");
@@ -655,4 +699,185 @@ fn a_childs_end_for_want_of_memory_is_an_event_and_no_exit() {
     let view = supervised.view();
     let kills = view["counters"].as_array().expect("counters").iter().find(|pair| pair[0] == "memory.events oom_kill");
     assert!(kills.expect("a count")[1].as_f64() >= Some(1.0), "{view}");
+}
+
+#[test]
+fn a_container_of_somebody_elses_is_left_alone() {
+    let supervised = Supervised::new("sleep 1000", json!({"restart": "always"}));
+    supervised.bundle.run_with(&["--detach"]).well();
+    supervised.run().fails("container with id exists");
+    assert_eq!(supervised.bundle.status(), "running");
+    supervised.bundle.on("delete", &["--force"]).well();
+}
+
+/// Whoever has asked for it hears why, once, and has nothing to look for afterwards.
+#[test]
+fn a_first_start_that_fails_is_final() {
+    let supervised = Supervised::new("", json!({"restart": "always"}));
+    let supervised = Supervised { bundle: supervised.bundle.args(&["/no/such/program"]) };
+    for words in [&[][..], &["--detach"]] {
+        let said = outcome(supervised.running(words));
+        said.fails("/no/such/program");
+        assert_eq!(said.stderr().matches("unable to start").count(), 1, "{}", said.stderr());
+        nothing_left(&supervised);
+    }
+}
+
+#[test]
+fn a_stop_counts_while_it_is_made_and_while_it_is_taken_away() {
+    for hook in ["createRuntime", "poststart"] {
+        let supervised = Supervised::new("sleep 1000", json!({"restart": "always"})).gated(hook);
+        let shim = supervised.begin();
+        supervised.await_gate();
+        assert_eq!(shim.stop().code, Some(0), "{hook}");
+        nothing_left(&supervised);
+    }
+    let health = json!({"restart": {"policy": "always", "firstDelaySeconds": 0.01}});
+    let supervised = Supervised::new("exit 1", health).gated("poststop");
+    let shim = supervised.begin();
+    supervised.await_gate();
+    shim.signal("TERM");
+    supervised.open_gate();
+    assert_eq!(shim.end().code, Some(0));
+    assert_eq!(supervised.events("start").len(), 1);
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_restart_that_is_asked_for_while_it_is_made_is_no_stop() {
+    let supervised = Supervised::new("sleep 1000", json!({})).gated("createRuntime");
+    let shim = supervised.begin();
+    supervised.await_gate();
+    supervised.post("restart");
+    supervised.open_gate();
+    supervised.await_summary("healthy");
+    assert_eq!(shim.stop().code, Some(0));
+}
+
+#[test]
+fn a_supervisor_that_died_in_any_phase_is_gone_on_from_there() {
+    // Being made, being started: it is made anew, and nothing is left of the first attempt.
+    for hook in ["createRuntime", "poststart"] {
+        let supervised = Supervised::new("echo x >> /tmp/ran; sleep 1000", json!({})).gated(hook);
+        let shim = supervised.begin();
+        supervised.await_gate();
+        shim.kill();
+        supervised.open_gate();
+        let resumed = supervised.resume();
+        supervised.await_summary("healthy");
+        assert_eq!(supervised.bundle.status(), "running", "{hook}");
+        assert_eq!(resumed.stop().code, Some(0), "{hook}");
+        nothing_left(&supervised);
+    }
+    // Being taken away: it was over, and is.
+    let supervised = Supervised::new("exit 3", json!({})).gated("poststop");
+    let shim = supervised.begin();
+    supervised.await_gate();
+    shim.kill();
+    supervised.open_gate();
+    let said = supervised.resume().end();
+    assert_eq!((said.code, supervised.events("start").len()), (Some(3), 1), "{}", said.stderr());
+    nothing_left(&supervised);
+    // Between two starts: it waits for the rest of the time.
+    let supervised = Supervised::new("exit 3", json!({"restart": {"policy": "always", "firstDelaySeconds": 60}}));
+    let shim = supervised.begin();
+    supervised.await_summary("failed");
+    shim.kill();
+    let resumed = supervised.resume();
+    wait(|| !supervised.events("supervisor").is_empty());
+    assert_eq!(supervised.view()["lifecycle"], "exited");
+    assert_eq!(resumed.stop().code, Some(0));
+    assert_eq!(supervised.events("start").len(), 1);
+}
+
+#[test]
+fn a_restart_goes_on_over_the_death_of_the_supervisor() {
+    let supervised =
+        Supervised::new("trap '' TERM; while :; do sleep 0.1; done", json!({"stop": {"timeoutSeconds": 60}}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let pid = supervised.pid();
+    supervised.post("restart");
+    shim.kill();
+    let resumed = supervised.resume();
+    supervised.await_summary("stopping");
+    supervised.bundle.on("kill", &["KILL"]).well();
+    wait(|| supervised.events("start").len() == 2);
+    assert_ne!(supervised.pid(), pid);
+    supervised.post("stop?timeout=0.1");
+    assert_eq!(resumed.end().code, Some(0));
+}
+
+/// Each start, exec and removal is a worker's. One that is killed takes nothing with it.
+#[test]
+fn a_worker_that_is_killed_is_a_failure_and_no_more() {
+    let again = json!({"policy": "on-failure", "firstDelaySeconds": 0.01});
+    let kill = |shim: &Shim| {
+        let workers = shim.workers();
+        assert_eq!(workers.len(), 1, "{workers:?}");
+        assert!(Command::new("kill").args(["-KILL", &workers[0].to_string()]).status().expect("kill").success());
+    };
+    for hook in ["createRuntime", "poststart"] {
+        let supervised = Supervised::new("sleep 1000", json!({ "restart": again })).gated(hook);
+        let shim = supervised.begin();
+        supervised.await_gate();
+        kill(&shim);
+        shim.end().fails("killed by signal 9");
+        nothing_left(&supervised);
+    }
+    let supervised =
+        Supervised::new("test -e /tmp/again && sleep 1000; touch /tmp/again; exit 1", json!({ "restart": again }));
+    let supervised = supervised.gated("poststop");
+    let shim = supervised.begin();
+    supervised.await_gate();
+    kill(&shim);
+    supervised.open_gate();
+    wait(|| supervised.events("start").len() == 2);
+    supervised.await_summary("healthy");
+    assert_eq!(shim.stop().code, Some(0));
+    nothing_left(&supervised);
+}
+
+/// It is not the parent of the container, before the upgrade and after it.
+#[test]
+fn a_supervisor_that_went_on_can_be_replaced() {
+    let supervised = Supervised::new("while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 5", json!({}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    shim.kill();
+    let resumed = supervised.resume();
+    wait(|| supervised.events("supervisor").len() == 1);
+    resumed.signal("USR2");
+    wait(|| supervised.events("supervisor").len() == 2);
+    fs::write(supervised.bundle.rootfs("tmp/end"), "").expect("write");
+    let said = resumed.end();
+    assert_eq!(supervised.events("exit").len(), 1);
+    if kernel() >= (6, 15) {
+        assert_eq!(said.code, Some(5));
+    }
+    nothing_left(&supervised);
+}
+
+#[test]
+fn an_upgrade_ends_probes_that_are_being_made_and_waits_for_a_good_configuration() {
+    let probe = json!({"exec": {"command": ["sleep", "777"]}, "periodSeconds": 300, "timeoutSeconds": 600});
+    let supervised = Supervised::new("sleep 1000", json!({ "liveness": probe }));
+    let shim = supervised.begin();
+    let probes = || {
+        let procs = fs::read_to_string(common::cgroup_of(supervised.pid()).join("cgroup.procs")).unwrap_or_default();
+        procs.lines().filter(|pid| value(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("777"))).count()
+    };
+    wait(|| !supervised.events("start").is_empty() && probes() == 1);
+    let health = supervised.bundle.dir.join("health.json");
+    let good = fs::read(&health).expect("health.json");
+    fs::write(&health, "{").expect("health.json");
+    shim.signal("USR2");
+    wait(|| supervised.events("supervisor").iter().any(|event| event["upgrade"].to_string().contains("health.json")));
+    assert_eq!((supervised.view()["lifecycle"].as_str(), probes()), (Some("running"), 1));
+    fs::write(&health, good).expect("health.json");
+    shim.signal("USR2");
+    wait(|| supervised.events("supervisor").iter().any(|event| event["child"] == true));
+    // The new program's own, after the old one's has ended.
+    wait(|| supervised.view()["probes"][0]["count"] == 0 && probes() == 1);
+    assert_eq!(shim.stop().code, Some(0));
 }

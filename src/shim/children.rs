@@ -65,6 +65,9 @@ pub struct Reply {
     pub made: Option<Process>,
     /// Whatever else was asked for.
     pub text: String,
+    /// The worker has said nothing: what it has done is not known.
+    #[serde(skip)]
+    pub silent: bool,
 }
 
 impl Reply {
@@ -115,6 +118,9 @@ pub struct Children {
     early: Vec<(Process, End)>,
 }
 
+/// So many ends are kept while a worker has not said what it has made.
+const EARLY: usize = 256;
+
 fn failed(call: &str, errno: Errno) -> Error {
     Error::new("start a worker of the supervisor").call(call, errno)
 }
@@ -146,6 +152,11 @@ impl Children {
     /// When the next worker has had its time.
     pub fn deadline(&self) -> Option<Moment> {
         self.workers.iter().filter(|worker| !worker.late).map(|worker| worker.deadline).min()
+    }
+
+    /// No worker is left, also none that was killed and has not ended yet.
+    pub fn idle(&self) -> bool {
+        self.workers.is_empty()
     }
 
     /// Kills the workers that have had their time. They end by SIGCHLD as others do.
@@ -187,6 +198,10 @@ impl Children {
                 }
                 None => {
                     let Some(process) = process else { continue };
+                    // Orphans of a container without a pid namespace are ours to wait for as well, as many as it likes.
+                    if self.early.len() >= EARLY {
+                        self.early.remove(0);
+                    }
                     self.early.push((process, seen.end));
                     told.push(Told::Ended(process, seen.end));
                 }
@@ -211,11 +226,24 @@ impl Worker {
         let mut text = String::new();
         let read = self.reply.seek(SeekFrom::Start(0)).and_then(|_| self.reply.read_to_string(&mut text));
         let reply = read.ok().and_then(|_| serde_json::from_str(&text).ok());
-        reply.unwrap_or_else(|| match end {
-            _ if self.late => Reply::failed("the supervisor's worker has had its time"),
-            End::Signaled(signal) => Reply::failed(format!("the supervisor's worker was killed by signal {signal}")),
-            End::Exited(status) => Reply::failed(format!("the supervisor's worker has said nothing (status {status})")),
-        })
+        let silent = || match end {
+            _ if self.late => "the supervisor's worker has had its time".to_owned(),
+            End::Signaled(signal) => format!("the supervisor's worker was killed by signal {signal}"),
+            End::Exited(status) => format!("the supervisor's worker has said nothing (status {status})"),
+        };
+        reply.unwrap_or_else(|| Reply { silent: true, ..Reply::failed(silent()) })
+    }
+}
+
+/// In a worker: it ends with the supervisor, and what it has not finished with it. What it has begun to make is not given to one
+/// who does not know of it.
+pub fn end_with_supervisor(supervisor: Pid) -> Result<()> {
+    crate::sys::creds::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+        .map_err(|errno| failed("prctl", errno))?;
+    // It may have died before.
+    match nix::unistd::getppid() == supervisor {
+        true => Ok(()),
+        false => Err(Error::new("the supervisor has died")),
     }
 }
 

@@ -257,22 +257,26 @@ fn run(args: RunArgs, directory: PathBuf) -> Result<i32> {
 }
 
 fn resume(args: &ResumeArgs, directory: PathBuf) -> Result<i32> {
-    let (saved, wanted) = supervise::left(&directory, &args.id, supervise::program())?;
+    let (_, wanted) = supervise::left(&directory, &args.id, supervise::program())?;
     let inherited = args.sockets.map(supervise::inherited_sockets).transpose()?;
-    let child = inherited.is_some();
+    let (foreground, id, program) = (args.foreground, args.id.clone(), wanted.program.clone());
+    let go_on = move |wanted| {
+        let mut supervisor = Supervisor::new(wanted, foreground, inherited)?;
+        // Another supervisor may have ended only just now: read again, now that nobody else writes it.
+        let (saved, _) = supervise::left(&directory, &id, program)?;
+        supervisor.go_on(saved)?;
+        Ok(supervisor)
+    };
     if args.detach {
         return detached(move |parent| {
-            let mut supervisor = Supervisor::new(wanted, false, None)?;
-            supervisor.go_on(saved, false)?;
+            let supervisor = go_on(wanted)?;
             crate::sys::path::write(std::os::fd::AsFd::as_fd(&parent), &[0])
                 .map_err(|errno| Error::new("tell that it goes on").call("write", errno))?;
             drop(parent);
             supervisor.run()
         });
     }
-    let mut supervisor = Supervisor::new(wanted, args.foreground, inherited)?;
-    supervisor.go_on(saved, child)?;
-    supervisor.run()
+    go_on(wanted)?.run()
 }
 
 /// Has a process of its own do `supervise`, and returns when that has written a byte of zero to what it is given. Anything else that

@@ -58,6 +58,11 @@ impl Runtime {
         }
     }
 
+    /// Removes a container, whatever it is about. None with the id is no error.
+    pub fn remove(&self, id: &str) -> Reply {
+        Reply::from(self.call(&["delete", "--force", id]))
+    }
+
     fn first_process(&self, id: &str) -> Result<Process> {
         let state = self.store().open(id)?.read()?;
         Ok(Process { pid: state.pid, start: state.start_time })

@@ -251,15 +251,15 @@ impl Probing {
         }
     }
 
-    /// Ends what is being made, since its container has ended.
-    pub fn abandon(&mut self, means: &mut Means<'_>) {
+    /// Ends what is being made, of which nothing is to be said any more.
+    pub fn abandon(&mut self, children: &mut Children, poll: &Poll) {
         if let Some(Flight::Exec { process: Some((_, pidfd)), .. }) = &self.flight {
             let _ = process::pidfd_kill(pidfd.as_fd());
         }
         if let Some(Flight::Exec { job: Some(job), .. }) = &self.flight {
-            means.children.kill(*job);
+            children.kill(*job);
         }
-        self.land(means.poll);
+        self.land(poll);
     }
 
     /// Its descriptor is ready. True when the verdict is another one.

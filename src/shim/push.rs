@@ -187,6 +187,11 @@ impl Push {
         self.flight.is_none() && self.running.is_empty() && self.waiting.is_empty()
     }
 
+    /// No program waits or runs that is to be told of something.
+    pub fn told_all(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
     /// The state has changed: who wants to is told.
     pub fn changed(&mut self, words: Words, event: &Event, now: Moment) -> Vec<Said> {
         let mut said = Vec::new();

@@ -8,6 +8,7 @@
 //! One thread and one loop. What takes its time is a worker's ([`super::children`]); the loop itself makes no call that waits.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::children::{Children, Job, Process, Reply, Told};
+use super::children::{Children, Job, Process, Reply, Told, end_with_supervisor};
 use super::clock::{self, Moment};
 use super::config::{Config, How};
 use super::epoll::{EpollFlags, Poll, Ready};
@@ -53,6 +54,8 @@ const WORK: Duration = Duration::from_secs(120);
 const UNREAPED: Duration = Duration::from_secs(5);
 /// How long the last word may take to be told.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How long clients wait when no descriptor is left for one more.
+const DEAF: Duration = Duration::from_secs(1);
 /// What a start may want of systemd's patience each time.
 const EXTENSION: Duration = Duration::from_secs(30);
 
@@ -96,14 +99,14 @@ enum Phase {
     Starting(Job),
     Up,
     /// It has ended, and is taken away.
-    Removing(Option<Job>, Ended),
+    Removing(Job, Ended),
     /// It is started again then.
     Waiting(Moment),
     Over(Ended),
 }
 
 /// An end: what is said of it, and the status that the kernel gave.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Ended {
     exit: Exit,
     end: Option<End>,
@@ -137,6 +140,14 @@ pub struct Supervisor {
     lag: health::Lag,
     /// What went wrong with the last start.
     failure: Option<String>,
+    /// Whatever container has the id was made here, and is here to be removed.
+    ours: bool,
+    /// Another container had the id when ours was to be made.
+    taken: bool,
+    /// Some start has worked. The first one that does not is final: who has asked for it hears so.
+    started_once: bool,
+    /// After this moment clients are heard again.
+    deaf: Option<Moment>,
     /// The parent of a detached supervisor waits for one word.
     parent: Option<OwnedFd>,
     push: Push,
@@ -205,6 +216,10 @@ impl Supervisor {
             upgrade: false,
             lag: health::Lag::default(),
             failure: None,
+            ours: false,
+            taken: false,
+            started_once: false,
+            deaf: None,
             parent: None,
             push,
             farewell: None,
@@ -234,7 +249,7 @@ impl Supervisor {
             {
                 return self.finish(ended);
             }
-            if self.upgrade && self.children.deadline().is_none() {
+            if self.upgrade && self.can_be_replaced() {
                 self.upgrade = false;
                 let error = self.execute_anew();
                 self.note("supervisor", json!({ "upgrade": error.to_string() }));
@@ -253,6 +268,13 @@ impl Supervisor {
     }
 
     fn finish(mut self, ended: Ended) -> Result<i32> {
+        if let (Some(parent), Exit::Asked) = (self.parent.take(), ended.exit) {
+            let _ = crate::sys::path::write(parent.as_fd(), b"it was asked to stop before its start");
+        }
+        if self.ours {
+            let id = &self.wanted.id;
+            complain(&Error::new(format!("container {id} is left")).hint(format!("orlop delete --force {id}")));
+        }
         if let Some(manager) = &self.manager {
             manager.stopping();
         }
@@ -282,7 +304,7 @@ impl Supervisor {
                 said.extend(self.push.begin(&mut self.children, &self.poll, now));
                 self.pushed(said);
             }
-            Err(error) => eprintln!("orlop-shim: {error}"),
+            Err(error) => complain(&error),
         }
         if matches!(self.phase, Phase::Over(_)) {
             self.farewell = Some(now + FAREWELL);
@@ -293,7 +315,7 @@ impl Supervisor {
     fn note(&mut self, kind: &str, data: serde_json::Value) {
         let lasting = kind == "exit";
         if let Err(error) = self.journal.append(kind, data, lasting) {
-            eprintln!("orlop-shim: {error}");
+            complain(&error);
         }
     }
 
@@ -315,7 +337,8 @@ impl Supervisor {
             self.stop.and_then(|stop| stop.deadline),
             self.watchdog,
             waiting,
-            self.alive.as_ref().and_then(|alive| alive.next_look),
+            self.alive.as_ref().filter(|_| self.phase == Phase::Up).and_then(|alive| alive.next_look),
+            self.deaf,
             self.alive.as_ref().and_then(|alive| alive.unreaped),
         ];
         times.into_iter().flatten().chain(probes()).min()
@@ -348,7 +371,12 @@ impl Supervisor {
             token::LISTENER..token::CGROUP => {
                 let index = (found - token::LISTENER) as usize;
                 let Some(listener) = self.listeners.get(index) else { return Ok(()) };
-                self.connections.accept(listener, &self.poll, now)
+                if let Err(error) = self.connections.accept(listener, &self.poll, now) {
+                    complain(&error);
+                    self.hear_clients(false);
+                    self.deaf = Some(now + DEAF);
+                }
+                Ok(())
             }
             token::PROCESS => self.gone(),
             token::HEARTBEAT => {
@@ -360,6 +388,14 @@ impl Supervisor {
                 self.kernel(found, now);
                 Ok(())
             }
+        }
+    }
+
+    fn hear_clients(&mut self, hear: bool) {
+        let events = if hear { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        for (index, listener) in self.listeners.iter().enumerate() {
+            // It was added, so it can be changed.
+            let _ = self.poll.change(listener, token::LISTENER + index as u64, events);
         }
     }
 
@@ -422,7 +458,10 @@ impl Supervisor {
                 Ok(())
             }
             (Ok(None), Some(until)) if now < until => Ok(()),
-            (end, _) => self.ended(end.ok().flatten()),
+            (end, _) => {
+                self.ended(end.ok().flatten());
+                Ok(())
+            }
         }
     }
 
@@ -433,7 +472,7 @@ impl Supervisor {
                 Told::Done(job, reply) => self.done(job, reply, now)?,
                 Told::Ended(process, end) => {
                     if self.alive.as_ref().is_some_and(|alive| alive.process == process) {
-                        self.ended(Some(end))?;
+                        self.ended(Some(end));
                     } else if let Some(alive) = &mut self.alive {
                         let poll = &self.poll;
                         let changed =
@@ -451,14 +490,26 @@ impl Supervisor {
     fn done(&mut self, job: Job, reply: Reply, now: Moment) -> Result<()> {
         match self.phase.clone() {
             Phase::Making(own) if own == job => match (reply.error, reply.made) {
-                (None, Some(made)) => self.made(made),
-                (error, _) => self.not_started(error.unwrap_or_default()),
+                (None, Some(made)) => {
+                    self.made(made);
+                    Ok(())
+                }
+                (error, _) => {
+                    // What has failed has cleared up after itself.
+                    self.ours = reply.silent && !self.taken;
+                    self.not_started(error.unwrap_or_default());
+                    Ok(())
+                }
             },
             Phase::Starting(own) if own == job => match reply.error {
                 None => self.started(now),
-                Some(error) => self.not_started(error),
+                Some(error) => {
+                    self.not_started(error);
+                    Ok(())
+                }
             },
-            Phase::Removing(Some(own), ended) if own == job => {
+            Phase::Removing(own, ended) if own == job => {
+                self.ours = reply.error.is_some();
                 if let Some(error) = reply.error {
                     self.note("supervisor", json!({ "remove": error }));
                 }
@@ -494,7 +545,17 @@ impl Supervisor {
         }
         let (runtime, id, bundle) = (self.wanted.runtime.clone(), self.wanted.id.clone(), self.wanted.bundle.clone());
         let notify = self.wanted.config.notifies();
+        // What an earlier start has left is taken away first. A container that was not made here is nobody's to take away.
+        let left = self.ours;
+        self.taken = !left && runtime.store().open(&id).is_ok();
+        let supervisor = nix::unistd::getpid();
         let work = move || {
+            if let Err(error) = end_with_supervisor(supervisor) {
+                return Reply::failed(error);
+            }
+            if let Some(error) = left.then(|| runtime.remove(&id)).and_then(|reply| reply.error) {
+                return Reply { silent: true, ..Reply::failed(error) };
+            }
             if notify {
                 // The runtime gives the container a socket of its own where its caller has one. Whose it is then is ours to say.
                 crate::sys::start::set_variable("NOTIFY_SOCKET", std::ffi::OsStr::new("/dev/null"));
@@ -510,13 +571,27 @@ impl Supervisor {
             None if self.foreground => [Some(stdin.as_fd()), Some(stdout.as_fd()), Some(stderr.as_fd())],
             None => [None; 3],
         };
-        self.phase = Phase::Making(self.children.begin(stdio, &[], WORK, work)?);
+        match self.children.begin(stdio, &[], WORK, work) {
+            Ok(job) => self.phase = Phase::Making(job),
+            Err(error) => {
+                self.not_started(error.to_string());
+                return Ok(());
+            }
+        }
+        match self.started_once {
+            true => self.keep(),
+            false => self.save()?,
+        }
         Ok(())
     }
 
     /// It waits for its start: all that is to be watched is watched from here on, before its program does anything.
-    fn made(&mut self, process: Process) -> Result<()> {
-        let alive = match Alive::new(process, &self.wanted, &self.poll, true) {
+    fn made(&mut self, process: Process) {
+        self.ours = true;
+        if self.stop.is_some_and(|stop| stop.why == Why::Asked) {
+            return self.not_started("it was asked to stop".to_owned());
+        }
+        let alive = match Alive::new(process, &self.wanted, &self.poll) {
             Ok(Some(alive)) => alive,
             Ok(None) => return self.not_started("its process has ended before its start".to_owned()),
             Err(error) => return self.not_started(error.to_string()),
@@ -528,36 +603,44 @@ impl Supervisor {
         if let Some(output) = &mut self.output {
             output.forget();
         }
-        let (runtime, id) = (self.wanted.runtime.clone(), self.wanted.id.clone());
-        self.phase = Phase::Starting(self.work(move || Reply::from(runtime.call(&["start", &id])))?);
-        self.save()
+        let (runtime, id, supervisor) = (self.wanted.runtime.clone(), self.wanted.id.clone(), nix::unistd::getpid());
+        let start = move || match end_with_supervisor(supervisor) {
+            Ok(()) => Reply::from(runtime.call(&["start", &id])),
+            Err(error) => Reply::failed(error),
+        };
+        match self.work(start) {
+            Ok(job) => self.phase = Phase::Starting(job),
+            Err(error) => return self.not_started(error.to_string()),
+        }
+        self.keep();
     }
 
     fn started(&mut self, now: Moment) -> Result<()> {
         self.phase = Phase::Up;
+        self.started_once = true;
         let Some(alive) = &mut self.alive else { return Ok(()) };
         alive.started = now;
         alive.started_unix = clock::wall();
         alive.probes = probes(&self.wanted.config, now);
         let (pid, early) = (alive.process.pid, alive.early);
         self.note("start", json!({ "pid": pid, "restarts": self.restarts.total() }));
-        self.save()?;
+        self.keep();
         if let Some(parent) = self.parent.take() {
             // It may not wait any more.
             let _ = crate::sys::path::write(parent.as_fd(), &[0]);
         }
-        match early {
-            Some(end) => self.ended(Some(end)),
-            None if self.stop.is_some() => self.ask_to_stop(Why::Asked, None),
+        if let Some(end) = early {
+            self.ended(Some(end));
+            return Ok(());
+        }
+        match self.stop.take() {
+            Some(stop) => self.ask_to_stop(stop.why, stop.deadline.map(|deadline| deadline.saturating_sub(now))),
             None => Ok(()),
         }
     }
 
-    fn not_started(&mut self, error: String) -> Result<()> {
+    fn not_started(&mut self, error: String) {
         self.note("start", json!({ "error": error }));
-        if let Some(parent) = self.parent.take() {
-            let _ = crate::sys::path::write(parent.as_fd(), error.as_bytes());
-        }
         self.failure = Some(error);
         self.last_exit = Some(ExitView {
             kind: "not-started".to_owned(),
@@ -568,17 +651,18 @@ impl Supervisor {
         });
         let asked = self.stop.is_some_and(|stop| stop.why == Why::Asked);
         let exit = if asked { Exit::Asked } else { Exit::NotStarted };
-        self.remove(Ended { exit, end: None, uptime: Duration::ZERO })
+        self.remove(Ended { exit, end: None, uptime: Duration::ZERO });
     }
 
     /// Its first process has ended. What the kernel still counts is read now: the cgroup goes next.
-    fn ended(&mut self, end: Option<End>) -> Result<()> {
+    fn ended(&mut self, end: Option<End>) {
         if let (Phase::Making(_) | Phase::Starting(_), Some(alive)) = (&self.phase, &mut self.alive) {
             // Its start tells more of why, or that it was a short one.
             alive.early = end;
-            return Ok(());
+            return;
         }
-        let Some(mut alive) = self.alive.take() else { return Ok(()) };
+        self.abandon_probes();
+        let Some(mut alive) = self.alive.take() else { return };
         let now = clock::now();
         let uptime = now.saturating_sub(alive.started);
         let exit = match (self.stop.map(|stop| stop.why), end) {
@@ -590,47 +674,56 @@ impl Supervisor {
             (None, None) => Exit::Unknown,
         };
         let ended = Ended { exit, end, uptime };
-        for probing in &mut alive.probes {
-            let mut means = Means {
-                children: &mut self.children,
-                poll: &self.poll,
-                runtime: &self.wanted.runtime,
-                id: &self.wanted.id,
-                pidfd: alive.pidfd.as_fd(),
-                observer: alive.observer.as_ref(),
-                directory: self.directory.path(),
-                netns: self.netns.as_fd(),
-            };
-            probing.abandon(&mut means);
-        }
         if let Some(output) = &mut self.output {
             output.drain();
         }
         self.record(&alive, ended);
-        self.remove(ended)
+        self.remove(ended);
+    }
+
+    /// Ends the probes that are being made.
+    fn abandon_probes(&mut self) {
+        let Some(alive) = &mut self.alive else { return };
+        for probing in &mut alive.probes {
+            probing.abandon(&mut self.children, &self.poll);
+        }
     }
 
     /// Takes it away, with all that it has left running.
-    fn remove(&mut self, ended: Ended) -> Result<()> {
+    fn remove(&mut self, ended: Ended) {
         self.alive = None;
         if let Some(stop) = &mut self.stop {
             stop.deadline = None;
         }
-        let (runtime, id) = (self.wanted.runtime.clone(), self.wanted.id.clone());
-        let job = self.work(move || Reply::from(runtime.call(&["delete", "--force", &id])))?;
-        self.phase = Phase::Removing(Some(job), ended);
-        self.save()
+        let (runtime, id, ours) = (self.wanted.runtime.clone(), self.wanted.id.clone(), self.ours);
+        match self.work(move || if ours { runtime.remove(&id) } else { Reply::default() }) {
+            Ok(job) => self.phase = Phase::Removing(job, ended),
+            Err(error) => {
+                self.note("supervisor", json!({ "remove": error.to_string() }));
+                self.over_or_again(ended, clock::now());
+            }
+        }
+        self.keep();
     }
 
     fn removed(&mut self, ended: Ended, now: Moment) -> Result<()> {
         if self.stop.is_some_and(|stop| stop.why == Why::Restart) {
             return self.launch();
         }
+        self.over_or_again(ended, now);
+        self.keep();
+        Ok(())
+    }
+
+    fn over_or_again(&mut self, ended: Ended, now: Moment) {
+        let asked = self.stop.is_some_and(|stop| stop.why == Why::Asked);
         self.phase = match self.restarts.exited(now, ended.uptime, ended.exit, health::jitter()) {
-            Next::Stay => Phase::Over(ended),
+            Next::Start(_) if !self.started_once => Phase::Over(ended),
+            // It had ended by itself, and was asked before it was started again.
+            Next::Start(_) if asked => Phase::Over(Ended { exit: Exit::Asked, ..ended }),
             Next::Start(at) => Phase::Waiting(at),
+            Next::Stay => Phase::Over(ended),
         };
-        self.save()
     }
 
     /// What has had its time.
@@ -644,6 +737,10 @@ impl Supervisor {
                 manager.alive();
             }
             self.watchdog = Some(at.max(now.saturating_sub(half)) + half);
+        }
+        if self.deaf.is_some_and(|until| until <= now) {
+            self.deaf = None;
+            self.hear_clients(true);
         }
         if self.stop.and_then(|stop| stop.deadline).is_some_and(|deadline| deadline <= now) {
             self.kill();
@@ -729,7 +826,7 @@ impl Supervisor {
         if let (Some(what), None, true) = (failed, self.stop, restarts) {
             self.note("supervisor", json!({ "stop": format!("{what} probe fails") }));
             if let Err(error) = self.ask_to_stop(Why::Unhealthy, None) {
-                eprintln!("orlop-shim: {error}");
+                complain(&error);
             }
         }
     }
@@ -741,6 +838,11 @@ impl Config {
         let checks = [&self.startup, &self.liveness, &self.readiness];
         checks.into_iter().flatten().any(|check| check.how == How::Notify)
     }
+}
+
+/// Says what nobody else can be told. Standard error may be closed, too.
+fn complain(error: &Error) {
+    let _ = writeln!(std::io::stderr(), "orlop-shim: {error}");
 }
 
 /// The program by the name it was called by, for an upgrade: an absolute path.

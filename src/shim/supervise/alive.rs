@@ -1,9 +1,11 @@
 //! One start of a container: its process, and all that is watched of it.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
+
+use nix::errno::Errno;
 
 use super::{Wanted, token};
 use crate::error::{Error, Result};
@@ -16,7 +18,7 @@ use crate::shim::observe::{self, Limits, Observer};
 use crate::shim::probe::Verdict;
 use crate::shim::probing::{For, Probing};
 use crate::state;
-use crate::sys::pidfd::End;
+use crate::sys::pidfd::{End, WaitId, waitid};
 
 /// One start of it, as long as its process lives.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub(super) struct Alive {
 
 impl Alive {
     /// Opens all there is to watch of a process. None: it has ended.
-    pub(super) fn new(process: Process, wanted: &Wanted, poll: &Poll, child: bool) -> Result<Option<Self>> {
+    pub(super) fn new(process: Process, wanted: &Wanted, poll: &Poll) -> Result<Option<Self>> {
         let Some(pidfd) = process.open()? else { return Ok(None) };
         let dir = wanted.runtime.store().open(&wanted.id)?;
         let cgroup = dir.read()?.open_cgroup()?;
@@ -63,6 +65,8 @@ impl Alive {
         if let Some(notify) = &notify {
             poll.add(notify, token::NOTIFY, EpollFlags::EPOLLIN)?;
         }
+        // As the kernel sees it: a supervisor that was executed anew may have been the second one already.
+        let child = waitid(WaitId::Pidfd(pidfd.as_fd()), libc::WNOHANG | libc::WNOWAIT) != Err(Errno::ECHILD);
         if !child {
             poll.add(&pidfd, token::PROCESS, EpollFlags::EPOLLIN)?;
         }

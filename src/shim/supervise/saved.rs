@@ -3,13 +3,29 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{Alive, Deserialize, Duration, Error, Moment, Path, PathBuf, Phase, Process, Restarts, Result, Runtime};
-use super::{Serialize, SocketAddr, Supervisor, Wanted, Why, clock, probes, state, token};
+use super::{
+    Alive, Deserialize, Duration, Ended, Error, Exit, Moment, Path, PathBuf, Phase, Process, Restarts, Result,
+};
+use super::{Runtime, Serialize, SocketAddr, Stop, Supervisor, Wanted, Why, clock, probes, state, token};
 use crate::shim::config::Config;
 use crate::shim::record;
 use crate::shim::view::ExitView;
 use crate::sys::process::{StringArray, dup_onto, execve};
 use std::os::fd::AsFd;
+
+/// Where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum At {
+    /// It was being made and started, or about to be.
+    Start,
+    Up,
+    /// It was being taken away.
+    Removing(Ended),
+    /// Until this moment of `boot_id`.
+    Waiting(Moment),
+    Over(Ended),
+}
 
 /// supervisor.json.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,8 +49,14 @@ pub struct Saved {
     pub started: f64,
     /// The same on the wall, in seconds since 1970.
     pub started_unix: f64,
-    /// It had been asked to stop.
-    pub stopping: bool,
+    /// It had been asked to stop, for this.
+    stop: Option<Why>,
+    /// Where it was.
+    at: At,
+    /// Whatever container has the id is this supervisor's.
+    ours: bool,
+    /// Some start has worked.
+    started_once: bool,
     /// What it has lived through.
     pub restarts: Restarts,
     /// How it ended the last time.
@@ -54,53 +76,105 @@ impl Supervisor {
             process: alive.map(|alive| alive.process),
             started: alive.map_or(Duration::ZERO, |alive| alive.started).as_secs_f64(),
             started_unix: alive.map_or(0.0, |alive| alive.started_unix),
-            stopping: self.stop.is_some_and(|stop| stop.why == Why::Asked),
+            stop: self.stop.map(|stop| stop.why),
+            at: match self.phase {
+                Phase::Idle | Phase::Making(_) | Phase::Starting(_) => At::Start,
+                Phase::Up => At::Up,
+                Phase::Removing(_, ended) => At::Removing(ended),
+                Phase::Waiting(at) => At::Waiting(at),
+                Phase::Over(ended) => At::Over(ended),
+            },
+            ours: self.ours || (matches!(self.phase, Phase::Making(_)) && !self.taken),
+            started_once: self.started_once,
             restarts: self.restarts.clone(),
             last_exit: self.last_exit.clone(),
         };
         self.directory.write("supervisor.json", &saved)
     }
 
-    /// Goes on where another supervisor was. `child`: it was this very process, before an execve.
-    ///
-    /// # Errors
-    /// The container's state can't be read.
-    pub fn go_on(&mut self, saved: Saved, child: bool) -> Result<()> {
-        self.restarts = saved.restarts.clone().under(self.wanted.config.restart);
-        self.last_exit = saved.last_exit.clone();
-        let same_boot = saved.boot_id == state::boot_id()?;
-        let alive = match saved.process.filter(|_| same_boot) {
-            Some(process) => Alive::new(process, &self.wanted, &self.poll, child)?,
-            None => None,
-        };
-        let now = clock::now();
-        let started = Moment::try_from_secs_f64(saved.started).unwrap_or(now);
-        match alive {
-            Some(mut alive) => {
-                alive.started = started;
-                alive.started_unix = saved.started_unix;
-                alive.probes = probes(&self.wanted.config, now);
-                let pid = alive.process.pid;
-                self.alive = Some(alive);
-                self.phase = Phase::Up;
-                self.note("supervisor", serde_json::json!({ "resumed": pid, "child": child }));
-                if saved.stopping {
-                    self.ask_to_stop(Why::Asked, None)?;
-                }
-                self.save()
-            }
-            // It ended while nobody looked: how is not known any more.
-            None if saved.process.is_some() => self.missed(now.saturating_sub(started), same_boot, saved.stopping),
-            // Between two starts.
-            None => Ok(()),
+    /// Writes down where it is. A full file system ends no supervision: the next one knows less then, and that is said.
+    pub(super) fn keep(&mut self) {
+        if let Err(error) = self.save() {
+            self.note("supervisor", serde_json::json!({ "save": error.to_string() }));
         }
     }
 
-    fn missed(&mut self, uptime: Duration, same_boot: bool, stopping: bool) -> Result<()> {
-        let exit = if stopping { super::Exit::Asked } else { super::Exit::Unknown };
+    /// Goes on where another supervisor was, which may have been this very process before an execve.
+    ///
+    /// # Errors
+    /// The container's state can't be read.
+    pub fn go_on(&mut self, saved: Saved) -> Result<()> {
+        let same_boot = saved.boot_id == state::boot_id()?;
+        self.restarts = saved.restarts.clone().under(self.wanted.config.restart);
+        if !same_boot {
+            self.restarts.another_boot();
+        }
+        self.last_exit = saved.last_exit.clone();
+        self.ours = saved.ours;
+        self.started_once = saved.started_once;
+        let stop = |why| Stop { why, deadline: None };
+        match saved.at {
+            At::Up => return self.go_on_with(&saved, same_boot),
+            At::Start if saved.stop == Some(Why::Asked) => {
+                let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
+                self.stop = saved.stop.map(stop);
+                self.remove(ended);
+            }
+            // Its start may have worked after all: then it runs, and is not made anew.
+            At::Start if same_boot && self.runs() => return self.go_on_with(&saved, same_boot),
+            At::Start => {}
+            At::Removing(ended) => {
+                self.stop = saved.stop.map(stop);
+                self.remove(ended);
+            }
+            At::Waiting(at) => self.phase = Phase::Waiting(if same_boot { at } else { clock::now() }),
+            At::Over(ended) => self.phase = Phase::Over(ended),
+        }
+        self.note("supervisor", serde_json::json!({ "resumed": null }));
+        self.save()
+    }
+
+    /// Its program has been started.
+    fn runs(&self) -> bool {
+        let status = |dir: state::Dir| dir.read()?.status(&dir);
+        let status = self.wanted.runtime.store().open(&self.wanted.id).and_then(status);
+        matches!(status, Ok(state::Status::Running | state::Status::Paused))
+    }
+
+    fn go_on_with(&mut self, saved: &Saved, same_boot: bool) -> Result<()> {
+        let (now, started) = (clock::now(), Moment::try_from_secs_f64(saved.started).unwrap_or_default());
+        let alive = match saved.process.filter(|_| same_boot) {
+            Some(process) => Alive::new(process, &self.wanted, &self.poll)?,
+            None => None,
+        };
+        // It ended while nobody looked: how is not known any more.
+        let Some(mut alive) = alive else { return self.missed(now.saturating_sub(started), same_boot, saved.stop) };
+        // One that was being started has none yet.
+        if !started.is_zero() {
+            alive.started = started;
+            alive.started_unix = saved.started_unix;
+        }
+        alive.probes = probes(&self.wanted.config, now);
+        let (pid, child) = (alive.process.pid, alive.child);
+        self.alive = Some(alive);
+        self.phase = Phase::Up;
+        self.started_once = true;
+        self.note("supervisor", serde_json::json!({ "resumed": pid, "child": child }));
+        if let Some(why) = saved.stop {
+            self.ask_to_stop(why, None)?;
+        }
+        self.save()
+    }
+
+    fn missed(&mut self, uptime: Duration, same_boot: bool, stop: Option<Why>) -> Result<()> {
+        let (exit, kind) = match stop {
+            Some(Why::Asked | Why::Restart) => (Exit::Asked, "asked"),
+            Some(Why::Unhealthy) => (Exit::Unhealthy, "unhealthy"),
+            None => (Exit::Unknown, "unknown"),
+        };
         let uptime = if same_boot { uptime } else { Duration::ZERO };
         let view = ExitView {
-            kind: if stopping { "asked" } else { "unknown" }.to_owned(),
+            kind: kind.to_owned(),
             code: None,
             signal: None,
             at: state::now(),
@@ -108,15 +182,24 @@ impl Supervisor {
         };
         self.note("exit", serde_json::json!({ "exit": view, "missed": true, "sameBoot": same_boot }));
         self.last_exit = Some(view);
-        self.remove(super::Ended { exit, end: None, uptime })
+        self.stop = stop.map(|why| Stop { why, deadline: None });
+        self.remove(Ended { exit, end: None, uptime });
+        Ok(())
+    }
+
+    /// Nothing is on its way that another program would not know of.
+    pub(super) fn can_be_replaced(&self) -> bool {
+        matches!(self.phase, Phase::Up | Phase::Waiting(_)) && self.children.idle() && self.push.told_all()
     }
 
     /// Executes the supervisor's program anew, as the parent of the same children. Comes back with why that was not possible.
     pub(super) fn execute_anew(&mut self) -> Error {
         const FIRST: i32 = 100;
-        if let Err(error) = self.save() {
+        // What it would end with is found out while there is a way back.
+        if let Err(error) = Config::of_bundle(&self.wanted.bundle).and_then(|_| self.save()) {
             return error;
         }
+        self.abandon_probes();
         for (index, listener) in self.listeners.iter().enumerate() {
             let copied = crate::sys::process::dup_from(listener.as_fd(), FIRST + 32);
             let passed = copied.and_then(|copy| dup_onto(copy.as_fd(), FIRST + index as i32));

@@ -3,14 +3,17 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{EXTENSION, Ended, Phase, Supervisor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shim::clock::{self, Moment};
 use crate::shim::health::Exit;
 use crate::sys::process;
 
 /// Why it is asked to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) enum Why {
     Asked,
     Restart,
@@ -33,8 +36,10 @@ impl Supervisor {
         let deadline = before.map_or(deadline, |before| before.min(deadline));
         let why = if self.stop.is_some_and(|stop| stop.why == Why::Asked) { Why::Asked } else { why };
         match &self.phase {
+            // It is about to start anew in any case.
+            Phase::Idle | Phase::Making(_) | Phase::Starting(_) if why == Why::Restart => return Ok(()),
             Phase::Idle | Phase::Making(_) | Phase::Starting(_) => {
-                self.stop = Some(Stop { why, deadline: None });
+                self.stop = Some(Stop { why, deadline: Some(deadline) });
             }
             Phase::Up => {
                 self.stop = Some(Stop { why, deadline: Some(deadline) });
@@ -52,9 +57,13 @@ impl Supervisor {
                 let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
                 self.phase = Phase::Over(ended);
             }
+            Phase::Over(_) if why == Why::Restart => {
+                return Err(Error::new("the container's supervisor is about to end"));
+            }
             Phase::Over(_) => {}
         }
-        self.save()
+        self.keep();
+        Ok(())
     }
 
     pub(super) fn signal(&mut self, name: &str) {
@@ -65,10 +74,13 @@ impl Supervisor {
         }
     }
 
-    /// SIGKILL to everything in its cgroup, or to its first process where there is none.
+    /// SIGKILL to everything in its cgroup, or to its first process where there is none; to the worker that makes or starts it.
     pub(super) fn kill(&mut self) {
         if let Some(stop) = &mut self.stop {
             stop.deadline = None;
+        }
+        if let Phase::Making(job) | Phase::Starting(job) = self.phase {
+            return self.children.kill(job);
         }
         let Some(alive) = &self.alive else { return };
         let killed = alive.observer.as_ref().is_some_and(|observer| observer.cgroup().kill().is_ok());
