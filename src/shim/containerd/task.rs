@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use prost::Message;
 
 use super::outcome::{Console, Create, Pending};
-use super::process::{Caller, Container, Phase, Proc};
+use super::process::{Caller, Container, Phase, Proc, Record};
 use super::proto::{
     Any, CheckpointOptions, CheckpointTaskRequest, CloseIoRequest, ConnectResponse, ContainerRequest,
     CreateTaskRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PidsResponse, ProcessDetails,
@@ -135,6 +135,9 @@ impl Shim {
             None => self.options.clone(),
         };
         let runtime = runtime(&chosen, &self.namespace);
+        let (root, systemd_cgroup) = (runtime.root.clone(), runtime.systemd_cgroup);
+        // Before there is anything: who removes it when this shim has gone must know where it is.
+        Record { root, systemd_cgroup, init: None, exit: None }.write(Path::new(&request.bundle))?;
         let given = Given {
             terminal: request.terminal,
             stdin: request.stdin.clone(),
@@ -156,14 +159,8 @@ impl Shim {
             if let Err(error) = mounts::mount_all(&request.rootfs, &rootfs) {
                 return Reply::failed(error);
             }
-            let logger = prepared.logger.as_ref().map(|logger| logger.start(&request.id, &namespace)).transpose();
-            let mut reply = match logger {
-                Ok(logger) => {
-                    let reply = runtime.create(&request.id, &bundle, &words);
-                    Reply { text: serde_json::to_string(&logger).unwrap_or_default(), ..reply }
-                }
-                Err(error) => Reply::failed(error),
-            };
+            let make = || runtime.create(&request.id, &bundle, &words);
+            let mut reply = after_logger(prepared, &request.id, &namespace, make);
             if reply.error.is_some()
                 && let Err(error) = mounts::unmount_all(&rootfs)
             {
@@ -267,22 +264,15 @@ impl Shim {
         let option = console.as_ref().map(Console::option);
         let namespace = self.namespace.clone();
         let job = self.worker(&prepared, LONG, |prepared| {
-            let logger = prepared.logger.as_ref().map(|logger| logger.start(&request.id, &namespace)).transpose();
-            match logger {
-                Ok(logger) => {
-                    let reply = match &image {
-                        None => enter(&runtime, &request.id, &bundle, &spec, option),
-                        Some(image) => {
-                            let mut words: Vec<OsString> = vec!["--image-path".into(), image.into()];
-                            words.extend(["--work-path".into(), OsString::from(&work_path)]);
-                            words.extend(option);
-                            runtime.restore(&request.id, &bundle, &words)
-                        }
-                    };
-                    Reply { text: serde_json::to_string(&logger).unwrap_or_default(), ..reply }
+            after_logger(prepared, &request.id, &namespace, || match &image {
+                None => enter(&runtime, &request.id, &bundle, &spec, option),
+                Some(image) => {
+                    let mut words: Vec<OsString> = vec!["--image-path".into(), image.into()];
+                    words.extend(["--work-path".into(), OsString::from(&work_path)]);
+                    words.extend(option);
+                    runtime.restore(&request.id, &bundle, &words)
                 }
-                Err(error) => Reply::failed(error),
-            }
+            })
         })?;
         let copies = std::mem::take(&mut prepared.copies);
         let tokens = copies.into_iter().map(|copy| self.begin_copy(copy)).collect::<Result<Vec<_>>>()?;
@@ -427,7 +417,14 @@ impl Shim {
         }
         let given =
             Given { terminal: request.terminal, stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
-        let spec = request.spec.unwrap_or_default().value;
+        // The request says whether there is a terminal, not the document.
+        let document = request.spec.unwrap_or_default().value;
+        let mut document: serde_json::Value = serde_json::from_slice(&document)
+            .map_err(|error| Status::new(code::INVALID_ARGUMENT, format!("the exec's process: {error}")))?;
+        if let Some(members) = document.as_object_mut() {
+            members.insert("terminal".into(), given.terminal.into());
+        }
+        let spec = document.to_string().into_bytes();
         container.execs.insert(request.exec_id.clone(), Proc::new(given, super::stdio::Io::default(), spec));
         let event = TaskExecAdded { container_id: request.id, exec_id: request.exec_id };
         self.events.publish(&self.namespace, "/tasks/exec-added", "TaskExecAdded", &event);
@@ -505,6 +502,14 @@ impl Shim {
 pub fn runtime(options: &RuncOptions, namespace: &str) -> Runtime {
     let root = if options.root.is_empty() { Path::new("/run/containerd/orlop") } else { Path::new(&options.root) };
     Runtime { root: root.join(namespace), systemd_cgroup: options.systemd_cgroup }
+}
+
+/// In a worker: starts the logger, if there is one, and then makes a process.
+fn after_logger(prepared: &Prepared, id: &str, namespace: &str, make: impl FnOnce() -> Reply) -> Reply {
+    match prepared.logger.as_ref().map(|logger| logger.start(id, namespace)).transpose() {
+        Ok(logger) => Reply { text: serde_json::to_string(&logger).unwrap_or_default(), ..make() },
+        Err(error) => Reply::failed(error),
+    }
 }
 
 /// In a worker: runs `spec` in the container.
