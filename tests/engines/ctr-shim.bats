@@ -44,7 +44,7 @@ gone() {
     run -3 once -- sh -c 'echo lost >&2; exit 3'
     [ "$output" = lost ]
     # ctr passes no end on that comes before its task is there
-    run -0 once -- cat < <(sleep 1 && echo from here)
+    run -0 once -- cat < <(soon eval '[ "$(status)" = RUNNING ]' && echo from here)
     [ "$output" = "from here" ]
     run -0 once -- sh -c 'head -c 3000000 /dev/zero | tr "\0" x'
     [ "${#output}" = 3000000 ]
@@ -64,7 +64,7 @@ gone() {
     pid=$(pid)
     run -5 ctr task exec --exec-id e c sh -c 'tr "\0" " " </proc/1/cmdline; exit 5'
     [[ $output == *"sleep 1000"* ]]
-    run -0 ctr task exec --exec-id i c cat < <(sleep 1 && echo from here)
+    run -0 ctr task exec --exec-id i c cat < <(soon eval '[ "$(ctr task ps c | wc -l)" = 3 ]' && echo from here)
     [ "$output" = "from here" ]
     run -1 ctr task exec --exec-id f c absent
     [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
@@ -136,7 +136,7 @@ gone() {
     run -6 terminal "ctr run --rm --tty --runtime io.containerd.orlop.v2 $shares localhost/busybox:latest c sh -c 'tty; stty size; exit 6'"
     [[ $output == */dev/pts/0* ]]
     detached -- sleep 1000
-    run -5 terminal "stty rows 33 cols 44; ctr task exec --tty --exec-id e c sh -c 'tty; sleep 0.5; stty size; exit 5'"
+    run -5 terminal "stty rows 33 cols 44; ctr task exec --tty --exec-id e c sh -c 'tty; sleep 2; stty size; exit 5'"
     [[ $output == */dev/pts/0* ]]
     [[ $output == *"33 44"* ]]
 }
@@ -249,8 +249,10 @@ gone() {
 }
 
 @test "the shim is killed after its container has ended: the status is that of the container" {
-    detached -- sh -c 'sleep 1; exit 21'
+    detached -- sh -c 'trap "exit 21" TERM; while :; do sleep 0.1; done'
     shim=$(shim)
+    soon grep -qi "^SigCgt:.*[4-7c-f]...$" "/proc/$(pid)/status"
+    ctr task kill --signal TERM c
     soon stopped
     listen
     killed "$shim"
