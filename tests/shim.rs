@@ -687,7 +687,7 @@ fn an_end_for_want_of_memory_is_told_from_a_signal() {
 #[test]
 #[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
 fn a_childs_end_for_want_of_memory_is_an_event_and_no_exit() {
-    let supervised = Supervised::new("head -c 268435456 /dev/zero | tail; sleep 1000", json!({}));
+    let supervised = Supervised::new("tail /dev/zero; sleep 1000", json!({}));
     let supervised = Supervised {
         bundle: supervised.bundle.edit(|config| {
             config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20, "swap": 64 << 20});
