@@ -137,6 +137,14 @@ impl Probing {
         self.probe.verdict()
     }
 
+    /// Another supervisor, or this one before an upgrade (`replaced`), knew that it passes. What is said once, and what has been
+    /// waited for, is so for good; all else only if it was heard just now.
+    pub fn passed_before(&mut self, now: Moment, replaced: bool) {
+        if replaced || self.what == For::Startup || (self.how == How::Notify && self.what == For::Readiness) {
+            self.probe.passed_before(now);
+        }
+    }
+
     /// How old the last answer is. What the program itself says counts until it says something else.
     pub fn age(&self, now: Moment) -> Option<super::health::Age> {
         let spoken = self.how == How::Notify && self.what != For::Liveness;

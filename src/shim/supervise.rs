@@ -822,6 +822,7 @@ impl Supervisor {
             .find(|probing| probing.what != For::Readiness && matches!(probing.verdict(), Verdict::Fail(_)));
         let failed = failed.map(|probing| probing.what.as_str());
         self.note("probe", serde_json::to_value(views).unwrap_or_default());
+        self.keep();
         let restarts = self.wanted.config.restart.when != When::No;
         if let (Some(what), None, true) = (failed, self.stop, restarts) {
             self.note("supervisor", json!({ "stop": format!("{what} probe fails") }));

@@ -91,6 +91,12 @@ impl Alive {
         }))
     }
 
+    /// The probes that pass, by what they are for.
+    pub(super) fn passed(&self) -> Vec<String> {
+        let passed = self.probes.iter().filter(|probing| probing.verdict() == Verdict::Pass);
+        passed.map(|probing| probing.what.as_str().to_owned()).collect()
+    }
+
     pub(super) fn oom_kills_now(&mut self) -> u64 {
         let Some(observer) = &mut self.observer else { return 0 };
         if let Some(memory) = &mut observer.memory {

@@ -57,6 +57,12 @@ pub struct Saved {
     ours: bool,
     /// Some start has worked.
     started_once: bool,
+    /// The probes that passed last, by what they are for.
+    #[serde(default)]
+    pub passed: Vec<String>,
+    /// From its start to the first time that it was ready, in seconds.
+    #[serde(default)]
+    pub ready_after: Option<f64>,
     /// What it has lived through.
     pub restarts: Restarts,
     /// How it ended the last time.
@@ -86,6 +92,8 @@ impl Supervisor {
             },
             ours: self.ours || (matches!(self.phase, Phase::Making(_)) && !self.taken),
             started_once: self.started_once,
+            passed: alive.map(Alive::passed).unwrap_or_default(),
+            ready_after: alive.and_then(|alive| Some(alive.ready_after?.as_secs_f64())),
             restarts: self.restarts.clone(),
             last_exit: self.last_exit.clone(),
         };
@@ -155,7 +163,13 @@ impl Supervisor {
             alive.started_unix = saved.started_unix;
         }
         alive.probes = probes(&self.wanted.config, now);
+        alive.ready_after = saved.ready_after.and_then(|after| Duration::try_from_secs_f64(after).ok());
         let (pid, child) = (alive.process.pid, alive.child);
+        for probing in &mut alive.probes {
+            if saved.passed.iter().any(|passed| passed == probing.what.as_str()) {
+                probing.passed_before(now, child);
+            }
+        }
         self.alive = Some(alive);
         self.phase = Phase::Up;
         self.started_once = true;
