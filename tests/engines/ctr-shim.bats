@@ -104,10 +104,10 @@ gone() {
     heard /tasks/exit "\"id\":\"c\",\"pid\":$pid,\"exit_status\":137"
 }
 
-@test "a container's end comes after the ends of its execs" {
+@test "a container's end comes after the ends of its execs, which it brings, without a pid namespace too" {
     listen
-    detached -- sleep 1000
-    ctr task exec --exec-id e c sleep 1000 3>&- &
+    detached --with-ns pid:/proc/1/ns/pid -- sleep 1000
+    ctr task exec --exec-id e c sh -c 'trap "" TERM; sleep 1000' 3>&- &
     soon heard /tasks/exec-started
     ctr task kill --signal KILL c
     soon heard /tasks/exit '"id":"c"'

@@ -268,7 +268,9 @@ impl Shim {
                 None => enter(&runtime, &request.id, &bundle, &spec, option),
                 Some(image) => {
                     let mut words: Vec<OsString> = vec!["--image-path".into(), image.into()];
-                    words.extend(["--work-path".into(), OsString::from(&work_path)]);
+                    if !work_path.is_empty() {
+                        words.extend(["--work-path".into(), OsString::from(&work_path)]);
+                    }
                     words.extend(option);
                     runtime.restore(&request.id, &bundle, &words)
                 }
