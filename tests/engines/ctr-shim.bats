@@ -85,6 +85,12 @@ gone() {
     soon gone
 }
 
+@test "the input of a detached task has no end, though nobody has it open any more" {
+    detached -- cat
+    ctr task exec --exec-id e c true
+    [ "$(status)" = RUNNING ]
+}
+
 @test "events: create, start, exec, pause, exit, delete, in this order" {
     listen
     detached -- sleep 1000
