@@ -136,6 +136,15 @@ fn metrics_are_the_kernels_numbers() {
     assert!(before > 0.0 && before <= told && told <= used(), "{before} {told}");
     let pressure = fs::read_to_string(cgroup.join("cpu.pressure")).is_ok();
     assert_eq!(supervised.metric("container_pressure_cpu_waiting_seconds_total").is_some(), pressure);
+    // Controllers that are not there (natively) count nothing.
+    for (name, file) in [
+        ("container_memory_usage_bytes", "memory.current"),
+        ("container_memory_working_set_bytes", "memory.stat"),
+        ("container_oom_events_total", "memory.events"),
+        ("container_threads", "pids.current"),
+    ] {
+        assert_eq!(supervised.metric(name).is_some(), cgroup.join(file).exists(), "{name}");
+    }
     let start = supervised.metric("container_start_time_seconds").expect("a start");
     assert_eq!(supervised.metric("container_start_time_seconds"), Some(start), "it is not counted anew");
     let stat = fs::read_to_string(format!("/proc/{}/stat", supervised.bundle.pid())).expect("stat");
