@@ -82,10 +82,15 @@ impl Output {
             .append(true)
             .create(true)
             .mode(0o640)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path)
             .map_err(|error| failed(path, "open", &error))?;
-        self.size = file.metadata().map_err(|error| failed(path, "fstat", &error))?.len();
+        let meta = file.metadata().map_err(|error| failed(path, "fstat", &error))?;
+        // A fifo would hold the supervisor, and a device be renamed when it is full.
+        if !meta.is_file() {
+            return Err(Error::new(format!("{} is no regular file", path.display())).at("log"));
+        }
+        self.size = meta.len();
         self.file = Some(file);
         Ok(())
     }
@@ -214,6 +219,8 @@ mod tests {
         assert_eq!(["log", "log.1", "log.2", "log.3"].map(size), [Some(2000), Some(4000), Some(4000), None]);
         assert!(output.tail().ends_with("029\n") && output.tail().len() == TAIL);
         assert_eq!(output.lost(), 0);
+        let log = Log { path: "/dev/null".into(), ..log };
+        assert!(Output::open(&directory, &log).expect_err("a device").to_string().contains("no regular file"));
         fs::remove_dir_all(directory).expect("remove");
     }
 }

@@ -163,10 +163,11 @@ impl Journal {
             .mode(0o600)
             .open(&path)
             .map_err(|error| failed(&path, "open", &error))?;
-        let size = file.metadata().map_err(|error| failed(&path, "fstat", &error))?.len();
+        let mut size = file.metadata().map_err(|error| failed(&path, "fstat", &error))?.len();
         // A line that a killed supervisor has not finished is not gone on with.
         if size > 0 && !ends_with_newline(&path) {
             file.write_all(b"\n").map_err(|error| failed(&path, "write", &error))?;
+            size += 1;
         }
         Ok(Self { directory: directory.path().to_owned(), id: id.to_owned(), file, size, seq })
     }
@@ -176,28 +177,37 @@ impl Journal {
         self.seq
     }
 
+    /// One that is not written down: it has the number of the last one that is.
+    pub fn event(&self, kind: &str, data: Value) -> Event {
+        Event {
+            specversion: "1.0".to_owned(),
+            id: format!("{}.{}", self.id, self.seq),
+            source: format!("/orlop/{}", self.id),
+            kind: format!("{TYPE}{kind}"),
+            time: state::now(),
+            seq: self.seq,
+            data,
+        }
+    }
+
     /// Writes one down. `lasting`: it is on the disk when this returns.
     ///
     /// # Errors
     /// There is no room for it: its number is not used.
     pub fn append(&mut self, kind: &str, data: Value, lasting: bool) -> Result<Event> {
         let seq = self.seq + 1;
-        let event = Event {
-            specversion: "1.0".to_owned(),
-            id: format!("{}.{seq}", self.id),
-            source: format!("/orlop/{}", self.id),
-            kind: format!("{TYPE}{kind}"),
-            time: state::now(),
-            seq,
-            data,
-        };
+        let event = Event { seq, id: format!("{}.{seq}", self.id), ..self.event(kind, data) };
         let path = self.directory.join(NAME);
         let mut line = serde_json::to_vec(&event).map_err(|error| Error::new(format!("encode an event: {error}")))?;
         line.push(b'\n');
         if self.size + line.len() as u64 > EVENTS_MAX {
             self.turn_over()?;
         }
-        self.file.write_all(&line).map_err(|error| failed(&path, "write", &error))?;
+        if let Err(error) = self.file.write_all(&line) {
+            // Half a line would take the next one with it.
+            let _ = self.file.set_len(self.size);
+            return Err(failed(&path, "write", &error));
+        }
         if lasting {
             self.file.sync_data().map_err(|error| failed(&path, "fdatasync", &error))?;
         }
@@ -228,7 +238,9 @@ impl Journal {
 
 fn lines(path: &Path) -> impl Iterator<Item = String> + use<> {
     let file = File::open(path).ok();
-    file.into_iter().flat_map(|file| BufReader::new(file).lines().map_while(io::Result::ok))
+    // A torn line may end within a character; those after it are whole.
+    let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n').map_while(io::Result::ok));
+    lines.filter_map(|line| String::from_utf8(line).ok())
 }
 
 fn seq_of(line: &str) -> Option<u64> {
@@ -270,11 +282,15 @@ mod tests {
         }
         drop(journal);
         let mut file = OpenOptions::new().append(true).open(directory.path().join(NAME)).expect("open");
-        file.write_all(b"{\"specversion\":\"1.0\",\"se").expect("a torn line");
+        file.write_all("{\"specversion\":\"1.0\",\"data\":\"ä".as_bytes().split_last().expect("bytes").1)
+            .expect("a torn line");
         let mut journal = Journal::open(&directory, "c").expect("open");
         assert_eq!(journal.append("exit", json!({}), true).expect("append").seq, 4);
+        drop(journal);
+        let mut journal = Journal::open(&directory, "c").expect("open");
+        assert_eq!(journal.append("exit", json!({}), true).expect("append").seq, 5);
         let seqs: Vec<_> = journal.since(1).iter().map(|line| seq_of(line).expect("an event")).collect();
-        assert_eq!(seqs, [2, 3, 4]);
+        assert_eq!(seqs, [2, 3, 4, 5]);
         gone(directory);
     }
 
