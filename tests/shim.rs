@@ -452,6 +452,36 @@ fn a_frozen_container_is_paused_and_not_asked() {
     assert!(supervised.events("exit").is_empty());
 }
 
+/// What was asked before it was frozen could not be answered in its time.
+#[test]
+fn a_probe_that_is_being_made_when_it_is_frozen_does_not_count() {
+    let probe = json!({"exec": {"command": ["sleep", "0.7"]}, "periodSeconds": 0.1, "failureThreshold": 1, "timeoutSeconds": 1});
+    let supervised = Supervised::new("sleep 1000", json!({ "liveness": probe }));
+    let _shim = supervised.begin();
+    supervised.await_summary("healthy");
+    for _ in 0..3 {
+        supervised.bundle.on("pause", &[]).well();
+        supervised.await_summary("paused");
+        std::thread::sleep(Duration::from_millis(1200));
+        supervised.bundle.on("resume", &[]).well();
+        supervised.await_summary("healthy");
+    }
+    let failed = supervised.events("summary");
+    assert!(
+        !failed.iter().any(|summary| ["hung", "unhealthy"].contains(&summary["to"].as_str().expect("a word"))),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn who_does_not_start_is_not_well() {
+    let probe =
+        json!({"exec": {"command": ["false"]}, "periodSeconds": 0.1, "failureThreshold": 2, "timeoutSeconds": 5});
+    let supervised = Supervised::new("sleep 1000", json!({ "startup": probe }));
+    let _shim = supervised.begin();
+    supervised.await_summary("unhealthy");
+}
+
 #[test]
 fn pressure_is_seen_and_passes() {
     let probe = json!({"psi": {"resource": "cpu", "percent": 30}, "periodSeconds": 0.2, "failureThreshold": 1});
@@ -624,16 +654,20 @@ fn a_program_is_told_of_changes_in_a_cgroup_of_its_own() {
     })));
     let id = &supervised.bundle.id;
     wait(|| value(&told).is_ok_and(|text| text.lines().count() >= 4));
+    // The next supervisor has the same cgroup.
+    shim.kill();
+    let shim = supervised.resume();
+    wait(|| value(&told).is_ok_and(|text| text.lines().count() >= 8));
     assert_eq!(shim.stop().code, Some(0));
     let text = value(&told).expect("what was told");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
-        (lines[0], lines[4]),
+        (lines[0], lines[8]),
         (format!("{id} healthy ok 0").as_str(), format!("{id} stopped exited 2").as_str())
     );
     let event: Value = serde_json::from_str(lines[1]).expect("an event");
     assert_eq!((&event["type"], &event["data"]["to"]), (&json!("org.orlop.container.summary"), &json!("healthy")));
-    assert!(lines[2].ends_with(&format!("/{id}.told")), "{}", lines[2]);
+    assert!(lines[2].ends_with(&format!("/{id}.told")) && lines[6] == lines[2], "{}", lines[6]);
     assert!(lines[3].starts_with("PATH=") && !lines[3].contains("SECRET"), "{}", lines[3]);
     let cgroup = PathBuf::from("/sys/fs/cgroup").join(lines[2].trim_start_matches("0::/"));
     assert!(!cgroup.exists(), "{} is left", cgroup.display());

@@ -124,6 +124,11 @@ impl Probe {
         self.next = (self.next + self.schedule.period).max(now + self.schedule.period / 2);
     }
 
+    /// Whatever it is about begins at `now`: the next one is due a period later.
+    pub fn postponed(&mut self, now: Moment) {
+        self.next = now + self.schedule.period;
+    }
+
     /// It has found `answer`. True when the verdict is another one than before.
     pub fn answered(&mut self, now: Moment, answer: Answer) -> bool {
         let before = self.verdict;

@@ -37,6 +37,10 @@ const SHOWN: usize = 256;
 /// What a probe's process may take to end after SIGKILL, and a worker to be made, beside the probe's own time.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// When this supervisor itself looks that much later than it should have, what was not said in time says nothing: it, or the whole
+/// machine, stood still.
+const LATE: Duration = Duration::from_secs(2);
+
 /// What a probe is made with.
 pub struct Means<'a> {
     /// The workers.
@@ -113,10 +117,15 @@ pub struct Probing {
 impl Probing {
     /// A probe of a container that was started at `start`. `token`: of its descriptor.
     pub fn new(what: For, check: &Check, start: Moment, token: u64, jitter: f64) -> Self {
+        let mut probe = Probe::new(check.schedule, start, jitter);
+        // What the program itself says needs a whole period to be missed.
+        if check.how == How::Notify {
+            probe.postponed(start + check.schedule.initial_delay);
+        }
         Self {
             what,
             how: check.how.clone(),
-            probe: Probe::new(check.schedule, start, jitter),
+            probe,
             token,
             flight: None,
             begun: start,
@@ -175,6 +184,7 @@ impl Probing {
         if self.flight.is_some() {
             return self.out_of_time(now, means);
         }
+        let late = now.saturating_sub(self.probe.next()) > LATE;
         self.probe.begun(now);
         self.begun = now;
         self.deadline = now + self.probe.timeout();
@@ -190,6 +200,10 @@ impl Probing {
             How::Psi { resource, full, percent } => {
                 let (resource, full, percent) = (*resource, *full, f64::from(*percent));
                 return self.pressure(now, resource, full, percent, means);
+            }
+            How::Notify if late => {
+                self.probe.postponed(now);
+                return false;
             }
             // Nothing was said for a whole period.
             How::Notify => return self.answered(now, Answer::Fail(Failure::Timeout), "nothing was said in a period"),
@@ -217,7 +231,19 @@ impl Probing {
         }
     }
 
+    /// It goes on after it could not answer: it was frozen, or had to start first. What was asked before is not counted.
+    pub fn afresh(&mut self, now: Moment, children: &mut Children, poll: &Poll) {
+        if self.how == How::Notify {
+            self.probe.postponed(now);
+        }
+        self.abandon(children, poll);
+    }
+
     fn out_of_time(&mut self, now: Moment, means: &mut Means<'_>) -> bool {
+        if !self.late && now.saturating_sub(self.deadline) > LATE {
+            self.abandon(means.children, means.poll);
+            return self.answered(now, Answer::Error, "the supervisor stood still");
+        }
         // Before its own process is killed, which would be in another state then.
         if !self.late {
             self.hang = means.observer.and_then(|observer| {
@@ -609,6 +635,15 @@ mod tests {
         assert!(text.contains("\r\nHost: me\r\n") && !text.contains("[::1]"), "{text}");
         let text = String::from_utf8(request("::1", 80, "/", &[])).expect("UTF-8");
         assert!(text.contains("\r\nHost: [::1]:80\r\n"), "{text}");
+    }
+
+    #[test]
+    fn a_program_that_says_itself_that_it_lives_has_a_period_for_it() {
+        let seconds = Duration::from_secs;
+        let schedule = super::super::probe::Schedule { initial_delay: seconds(2), ..Default::default() };
+        let next = |how| Probing::new(For::Liveness, &Check { how, schedule }, seconds(100), 16, 0.0).next();
+        assert_eq!(next(How::Notify), Some(seconds(112)));
+        assert_eq!(next(How::Exec(vec!["true".to_owned()])), Some(seconds(102)));
     }
 
     #[test]

@@ -309,7 +309,15 @@ impl Drop for Push {
 fn own_cgroup(id: &str) -> Result<Cgroup> {
     let hierarchy = Hierarchy::find()?.ok_or_else(|| Error::new("no cgroup2 is mounted"))?;
     let above = hierarchy.own.trim_end_matches('/').to_owned();
-    Cgroup::create(&hierarchy, &format!("{above}/{id}.told"), &[])
+    let path = format!("{above}/{id}.told");
+    match Cgroup::open(&hierarchy, &path)? {
+        None => Cgroup::create(&hierarchy, &path, &[]),
+        // Of this supervisor before an upgrade, or of one that has died.
+        Some(left) => {
+            let _ = left.kill();
+            Cgroup::adopt(&hierarchy, &path, &[])
+        }
+    }
 }
 
 fn hook(index: usize, told: &Told, words: &Words) -> Hook {

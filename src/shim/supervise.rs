@@ -54,6 +54,9 @@ const WORK: Duration = Duration::from_secs(120);
 const UNREAPED: Duration = Duration::from_secs(5);
 /// How long the last word may take to be told.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// So many messages of a container are heard at once, and then none for a while.
+const HEARD: u32 = 16;
+const QUIET: Duration = Duration::from_millis(100);
 /// How long clients wait when no descriptor is left for one more.
 const DEAF: Duration = Duration::from_secs(1);
 /// What a start may want of systemd's patience each time.
@@ -237,6 +240,9 @@ impl Supervisor {
     /// # Errors
     /// The supervisor can't go on, or the container could not be started and is not tried again.
     pub fn run(mut self) -> Result<i32> {
+        if let Some(why) = self.push.without.take() {
+            self.note("supervisor", json!({ "push": why }));
+        }
         if self.phase == Phase::Idle {
             self.launch()?;
         }
@@ -297,15 +303,15 @@ impl Supervisor {
     /// Writes a change of state down, and tells it.
     fn tell_all(&mut self, found: (Summary, Reason), data: serde_json::Value) {
         let now = clock::now();
-        match self.journal.append("summary", data, false) {
-            Ok(event) => {
-                let words = Words { id: self.wanted.id.clone(), summary: found.0, reason: found.1, seq: event.seq };
-                let mut said = self.push.changed(words, &event, now);
-                said.extend(self.push.begin(&mut self.children, &self.poll, now));
-                self.pushed(said);
-            }
-            Err(error) => complain(&error),
-        }
+        // What can't be written down is told all the same: managers must hear of a failure on a full disk.
+        let event = self.journal.append("summary", data.clone(), false).unwrap_or_else(|error| {
+            complain(&error);
+            self.journal.event("summary", data)
+        });
+        let words = Words { id: self.wanted.id.clone(), summary: found.0, reason: found.1, seq: event.seq };
+        let mut said = self.push.changed(words, &event, now);
+        said.extend(self.push.begin(&mut self.children, &self.poll, now));
+        self.pushed(said);
         if matches!(self.phase, Phase::Over(_)) {
             self.farewell = Some(now + FAREWELL);
         }
@@ -339,6 +345,7 @@ impl Supervisor {
             waiting,
             self.alive.as_ref().filter(|_| self.phase == Phase::Up).and_then(|alive| alive.next_look),
             self.deaf,
+            self.alive.as_ref().and_then(|alive| alive.deaf),
             self.alive.as_ref().and_then(|alive| alive.unreaped),
         ];
         times.into_iter().flatten().chain(probes()).min()
@@ -403,11 +410,21 @@ impl Supervisor {
     fn kernel(&mut self, found: u64, now: Moment) {
         let Some(alive) = &mut self.alive else { return };
         match found {
-            token::CGROUP => alive.look_at_freezer(),
+            token::CGROUP => {
+                let before = alive.paused;
+                alive.look_at_freezer();
+                // What was asked before it was frozen is not answered in its time.
+                if before != alive.paused {
+                    for probing in &mut alive.probes {
+                        probing.afresh(now, &mut self.children, &self.poll);
+                    }
+                }
+            }
             token::MEMORY => {
                 let kills = alive.oom_kills_now();
                 let more = kills.saturating_sub(std::mem::replace(&mut alive.oom_kills, kills));
                 if more > 0 {
+                    alive.oom_at = Some(now);
                     self.note("oom", json!({ "kills": more }));
                 }
             }
@@ -429,8 +446,13 @@ impl Supervisor {
         let Some(socket) = &alive.notify else { return };
         let mut message = [0; 4096];
         let mut changed = false;
-        // Who sends without a pause must not hold the loop.
-        for _ in 0..64 {
+        for number in 0..=HEARD {
+            // Who sends without a pause must not hold the loop: it waits, as the kernel lets it when nobody reads.
+            if number == HEARD {
+                let _ = self.poll.change(socket, token::NOTIFY, EpollFlags::empty());
+                alive.deaf = Some(now + QUIET);
+                break;
+            }
             let Ok(length) = socket.recv(&mut message) else { break };
             let text = String::from_utf8_lossy(&message[..length]);
             changed |= alive.probes.iter_mut().fold(false, |changed, probing| probing.told(&text, now) | changed);
@@ -669,7 +691,7 @@ impl Supervisor {
             (Some(Why::Asked | Why::Restart), _) => Exit::Asked,
             (Some(Why::Unhealthy), _) => Exit::Unhealthy,
             (None, Some(End::Exited(status))) => Exit::Code(status as u8),
-            (None, Some(End::Signaled(libc::SIGKILL))) if alive.oom_kills_now() > 0 => Exit::Oom,
+            (None, Some(End::Signaled(libc::SIGKILL))) if alive.oom_just_now(now) => Exit::Oom,
             (None, Some(End::Signaled(signal))) => Exit::Signal(signal as u8),
             (None, None) => Exit::Unknown,
         };
@@ -737,6 +759,12 @@ impl Supervisor {
                 manager.alive();
             }
             self.watchdog = Some(at.max(now.saturating_sub(half)) + half);
+        }
+        if let Some(alive) = self.alive.as_mut().filter(|alive| alive.deaf.is_some_and(|until| until <= now)) {
+            alive.deaf = None;
+            if let Some(socket) = &alive.notify {
+                let _ = self.poll.change(socket, token::NOTIFY, EpollFlags::EPOLLIN);
+            }
         }
         if self.deaf.is_some_and(|until| until <= now) {
             self.deaf = None;
@@ -815,6 +843,13 @@ impl Supervisor {
     /// A probe has come to another verdict.
     fn verdicts(&mut self) {
         let Some(alive) = &mut self.alive else { return };
+        let started = alive.probes.iter().any(|probing| probing.what == For::Startup) && !alive.starting();
+        if started && !std::mem::replace(&mut alive.has_started, started) {
+            let now = clock::now();
+            for probing in alive.probes.iter_mut().filter(|probing| probing.what != For::Startup) {
+                probing.afresh(now, &mut self.children, &self.poll);
+            }
+        }
         let views: Vec<_> = alive.probes.iter().map(Probing::view).collect();
         let failed = alive
             .probes

@@ -39,6 +39,12 @@ pub(super) struct Alive {
     pub(super) pressure: Pressure,
     pub(super) next_look: Option<Moment>,
     pub(super) oom_kills: u64,
+    /// When the kernel has killed one of its processes for want of memory the last time.
+    pub(super) oom_at: Option<Moment>,
+    /// Its startup probe has passed, if it has one.
+    pub(super) has_started: bool,
+    /// After this moment its messages are heard again.
+    pub(super) deaf: Option<Moment>,
     /// It ended before its start was known to have worked.
     pub(super) early: Option<End>,
     /// It has ended, and its parent has not waited for it: then it is given up.
@@ -86,6 +92,9 @@ impl Alive {
             pressure: Pressure::None,
             next_look: None,
             oom_kills,
+            oom_at: None,
+            has_started: false,
+            deaf: None,
             early: None,
             unreaped: None,
         }))
@@ -103,6 +112,13 @@ impl Alive {
             memory.read();
         }
         observer.oom_kills()
+    }
+
+    /// An end by SIGKILL at `now` is the kernel's, for want of memory: the count and the signal come together, and what a child of
+    /// long ago died of says nothing.
+    pub(super) fn oom_just_now(&mut self, now: Moment) -> bool {
+        const TOGETHER: Duration = Duration::from_secs(2);
+        self.oom_kills_now() > self.oom_kills || self.oom_at.is_some_and(|at| now.saturating_sub(at) < TOGETHER)
     }
 
     pub(super) fn look_at_freezer(&mut self) {

@@ -52,7 +52,8 @@ impl Supervisor {
             Phase::Up if self.stop.is_some() => Lifecycle::Stopping,
             Phase::Up => match &self.alive {
                 Some(alive) if alive.paused => Lifecycle::Paused,
-                Some(alive) if alive.starting() => Lifecycle::Starting,
+                // One whose startup probe fails has not started, and is not on its way any more.
+                Some(alive) if alive.starting() && !alive.start_fails() => Lifecycle::Starting,
                 _ => Lifecycle::Running,
             },
             Phase::Removing(..) => Lifecycle::Stopping,
@@ -82,8 +83,9 @@ impl Supervisor {
         axes.lease = Lease::None;
         for probing in &alive.probes {
             match probing.what {
-                For::Startup => {}
-                For::Liveness => {
+                For::Startup if !alive.start_fails() => {}
+                For::Liveness if alive.start_fails() => {}
+                For::Startup | For::Liveness => {
                     axes.liveness = match (probing.verdict(), probing.hang()) {
                         (Verdict::Unknown, _) => Liveness::Unknown,
                         (Verdict::Pass, _) => Liveness::Pass,
@@ -199,6 +201,11 @@ impl Supervisor {
 }
 
 impl Alive {
+    /// Its startup probe has failed as often as it may.
+    pub(super) fn start_fails(&self) -> bool {
+        self.probes.iter().any(|probing| probing.what == For::Startup && matches!(probing.verdict(), Verdict::Fail(_)))
+    }
+
     /// Its startup probe has not passed yet.
     pub(super) fn starting(&self) -> bool {
         self.probes.iter().any(|probing| probing.what == For::Startup && probing.verdict() != Verdict::Pass)
