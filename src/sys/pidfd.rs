@@ -110,32 +110,3 @@ pub fn waitid(id: WaitId, options: c_int) -> Result<Option<Ended>> {
     let end = if info.si_code == libc::CLD_EXITED { End::Exited(status) } else { End::Signaled(status) };
     Ok((pid != 0).then_some(Ended { pid: Pid::from_raw(pid), end }))
 }
-
-/// How the process of a pidfd has ended (`PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15): whoever holds its pidfd is told, also
-/// who is not its parent, once the parent has waited for it.
-///
-/// None: it has not ended, or nobody has waited for it yet. ENOTTY, EINVAL: an older kernel.
-pub fn ended(pidfd: BorrowedFd) -> Result<Option<End>> {
-    const EXIT: u64 = 1 << 3;
-    /// `struct pidfd_info`, as long as its first version: the kernel fills what both know.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        mask: u64,
-        cgroup: u64,
-        ids: [u32; 11],
-        exit_code: i32,
-    }
-    // _IOWR(0xff, 11, struct pidfd_info)
-    const PIDFD_GET_INFO: c_long = 3 << 30 | (size_of::<Info>() as c_long) << 16 | 0xff << 8 | 11;
-    let mut info = Info { mask: EXIT, ..Info::default() };
-    // SAFETY: the request's size says how much of `info` the kernel reads and writes.
-    Errno::result(unsafe { libc::syscall(libc::SYS_ioctl, pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) })?;
-    let status = info.exit_code;
-    let end = if libc::WIFSIGNALED(status) {
-        End::Signaled(libc::WTERMSIG(status))
-    } else {
-        End::Exited(libc::WEXITSTATUS(status))
-    };
-    Ok((info.mask & EXIT != 0).then_some(end))
-}

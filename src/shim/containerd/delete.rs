@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::shim::children::Process;
 use crate::shim::clock;
 use crate::shim::jobs::Runtime;
-use crate::sys::pidfd::ended;
+use crate::sys::pidfd::exit_of;
 use crate::sys::process::poll_in;
 
 /// What containerd itself takes for an end of which nothing is known (`UnknownExitStatus`).
@@ -58,7 +58,7 @@ fn true_end(pidfd: &OwnedFd) -> Option<Exit> {
     let end = Instant::now() + GOING;
     poll_in(pidfd.as_fd(), GOING.as_millis() as i32).ok()?;
     loop {
-        match ended(pidfd.as_fd()) {
+        match exit_of(pidfd.as_fd()) {
             Ok(Some(end)) => return Some(Exit::now(end)),
             Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(2)),
             // An older kernel. We have killed it, since it was there when it was opened.
