@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -146,6 +146,20 @@ fn kill_takes_names_numbers_and_real_time_signals() {
 
 fn comm(pid: &str) -> String {
     value(format!("/proc/{pid}/comm")).unwrap_or_default()
+}
+
+/// As a supervisor leaves it that dies between the kill and the removal.
+#[test]
+fn a_container_starts_in_a_cgroup_that_was_killed_before() {
+    let bundle = Bundle::script("echo it runs");
+    let path = format!("/{}", bundle.id);
+    let cgroup = Path::new("/sys/fs/cgroup").join(&bundle.id);
+    let bundle = bundle.edit(|config| config["linux"]["cgroupsPath"] = path.into());
+    fs::create_dir(&cgroup).unwrap();
+    fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
+    let said = bundle.run();
+    let _ = fs::remove_dir(&cgroup);
+    assert_eq!(said.well(), "it runs");
 }
 
 #[test]

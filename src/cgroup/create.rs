@@ -10,6 +10,8 @@ use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxMemory;
 
 use crate::error::{Error, Result};
+use crate::sys::clone::{Cloned, clone3};
+use crate::sys::process;
 
 use super::control::Events;
 use super::enable::enable;
@@ -70,8 +72,8 @@ impl Cgroup {
     /// because it has processes of its own.
     pub fn create(hierarchy: &Hierarchy, path: &str, wanted: &[Wanted]) -> Result<Cgroup> {
         let root = open_root(&hierarchy.root)?;
-        let cgroup = Self::make(hierarchy, root.as_fd(), path)?;
-        let usable = if cgroup.made.is_empty() { cgroup.refuse_used() } else { Ok(()) };
+        let mut cgroup = Self::make(hierarchy, root.as_fd(), path)?;
+        let usable = if cgroup.made.is_empty() { cgroup.take() } else { Ok(()) };
         match usable.and_then(|()| enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
@@ -140,6 +142,38 @@ impl Cgroup {
         }
         remove_made(root, &made);
         Err(refused(path, "mkdirat", Errno::ENOENT))
+    }
+
+    /// One that was there already.
+    fn take(&mut self) -> Result<()> {
+        self.refuse_used()?;
+        if self.kills_newborns() {
+            self.make_anew();
+        }
+        Ok(())
+    }
+
+    /// Who is born in it by CLONE_INTO_CGROUP ends at once: everything in it was killed before (`cgroup.kill`), and the kernel takes
+    /// the count of the parent's cgroup for its own (`cgroup_css_set_fork`; seen on Linux 6.18).
+    fn kills_newborns(&self) -> bool {
+        match clone3(0, Some(self.fd())) {
+            Ok(Cloned::Child) => process::exit(0),
+            Ok(Cloned::Parent(pid, _)) => {
+                process::wait_status(pid.as_raw()).is_ok_and(|status| libc::WIFSIGNALED(status))
+            }
+            // Whatever speaks against it is said when the container's process is cloned.
+            Err(_) => false,
+        }
+    }
+
+    /// The same directory with nothing behind it. Where that can't be, as with cgroups below it, it stays as it is.
+    fn make_anew(&mut self) {
+        let name = self.name.as_str();
+        if file::rmdir(self.parent.as_fd(), name).and_then(|()| file::mkdir(self.parent.as_fd(), name)).is_ok()
+            && let Ok(dir) = file::open_dir(self.parent.as_fd(), name)
+        {
+            self.dir = dir;
+        }
     }
 
     /// A container must not share its limits, nor its end, with processes that are there already.

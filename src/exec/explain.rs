@@ -86,7 +86,10 @@ pub fn died(status: Option<i32>) -> Error {
     match status {
         Some(status) if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL => {
             Error::new(format!("{START}: container init was OOM-killed (memory limit too low?)"))
-                .hint("or it was killed by a signal: the kernel's log tells")
+                .hint(
+                    "or it was killed by a signal: the kernel's log tells; or everything in this process's own cgroup was killed \
+                     before (cgroup.kill), which Linux 6.18 does to its children elsewhere as well",
+                )
         }
         Some(status) if libc::WIFSIGNALED(status) => {
             let signal = libc::WTERMSIG(status);
