@@ -483,6 +483,20 @@ fn who_does_not_start_is_not_well() {
 }
 
 #[test]
+fn a_frozen_container_that_is_asked_to_stop_hears_it() {
+    let polite = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    let supervised = Supervised::new(polite, json!({"stop": {"timeoutSeconds": 9}}));
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    std::thread::sleep(Duration::from_millis(200));
+    supervised.bundle.on("pause", &[]).well();
+    supervised.await_summary("paused");
+    let said = shim.stop();
+    assert!(said.stdout().contains("asked"), "{}", said.stdout());
+    assert_eq!(supervised.events("exit")[0]["exit"]["code"], 0);
+}
+
+#[test]
 fn pressure_is_seen_and_passes() {
     let probe = json!({"psi": {"resource": "cpu", "percent": 30}, "periodSeconds": 0.2, "failureThreshold": 1});
     // More than there are processors, all of them busy, until the file is there.

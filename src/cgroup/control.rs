@@ -138,6 +138,14 @@ impl Cgroup {
             .hint("a cgroup above it is frozen (cgroup.freeze)"))
     }
 
+    /// Lets the processes go on, without waiting for it.
+    ///
+    /// # Errors
+    /// The write is refused.
+    pub fn begin_thaw(&self) -> Result<()> {
+        self.set_frozen(false)
+    }
+
     fn set_frozen(&self, frozen: bool) -> Result<()> {
         let value = if frozen { "1" } else { "0" };
         let call = format!("write(\"cgroup.freeze\", {value:?})");

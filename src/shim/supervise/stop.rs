@@ -49,6 +49,7 @@ impl Supervisor {
                 }
                 if before.is_none() {
                     self.signal(&self.wanted.config.stop.signal.clone());
+                    self.thaw();
                 }
             }
             Phase::Removing(..) => self.stop = Some(Stop { why, deadline: None }),
@@ -71,6 +72,14 @@ impl Supervisor {
         if let Some(alive) = &self.alive {
             // ESRCH: it has ended, which SIGCHLD tells.
             let _ = crate::sys::pidfd::pidfd_send_signal(alive.pidfd.as_fd(), number);
+        }
+    }
+
+    /// Frozen it would not see the signal. Where that can't be, its deadline ends it.
+    fn thaw(&self) {
+        let observer = self.alive.as_ref().filter(|alive| alive.paused).and_then(|alive| alive.observer.as_ref());
+        if let Some(observer) = observer {
+            let _ = observer.cgroup().begin_thaw();
         }
     }
 
