@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const HEAD: &str = "# Operations
 
@@ -74,7 +75,9 @@ fn run(page: &str, calls: usize) -> String {
          orlop_shim() {{ test \"$1\" != run || set -- \"$@\" --root \"$STATE\"; command orlop-shim --directory \"$STATE.shims\" \"$@\"; }}\n{}",
         script.replace("orlop-shim ", "orlop_shim ").replace("/run/orlop-shim/", "\"$STATE\".shims/")
     );
-    let state = std::env::temp_dir().join(format!("orlop-test-docs-{}", std::process::id()));
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let state = std::env::temp_dir().join(format!("orlop-test-docs-{}-{number}", std::process::id()));
     fs::create_dir_all(&state).expect("a directory for the state");
     let output = std::process::Command::new("sh")
         .args(["-euc", &script])
