@@ -35,6 +35,7 @@ const NATIVE_ONLY: &[&str] = &[
     "invariants",
     "ocf::native",
     "plan",
+    "prometheus",
     "seccomp::errors",
     "seccomp::interpreter",
     "seccomp::libseccomp",

@@ -46,6 +46,7 @@ const OTHERS: &[&str] = &[
     "invariants",
     "ocf",
     "plan",
+    "prometheus",
     "resctrl",
     "seal",
     "seccomp",
