@@ -32,6 +32,7 @@ const NATIVE_ONLY: &[&str] = &[
     "faults",
     "foreground",
     "fuzz",
+    "haproxy",
     "invariants",
     "ocf::native",
     "plan",

@@ -43,6 +43,7 @@ const OTHERS: &[&str] = &[
     "faults",
     "foreground",
     "fuzz",
+    "haproxy",
     "invariants",
     "ocf",
     "plan",
