@@ -96,7 +96,7 @@ impl Supervised {
     /// With a hook that waits until the file `gate` is in the bundle; it writes `waits` before.
     fn gated(self, hook: &str) -> Self {
         let dir = self.bundle.dir.display();
-        let wait = format!("touch {dir}/waits; while [ ! -e {dir}/gate ]; do sleep 0.05; done");
+        let wait = format!("touch {dir}/waits; while [ -e {dir}/waits -a ! -e {dir}/gate ]; do sleep 0.05; done");
         let bundle = self.bundle.edit(|config| {
             config["hooks"] = json!({ hook: [{"path": "/bin/sh", "args": ["sh", "-c", wait]}] });
         });

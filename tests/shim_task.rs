@@ -282,8 +282,8 @@ fn a_message_that_is_too_long_is_refused_and_the_connection_goes_on() {
 #[test]
 fn there_is_an_end_to_the_number_of_peers() {
     let shim = Shim::start("peers");
-    let mut peers: Vec<UnixStream> = (0..64).map(|_| shim.connect()).collect();
-    assert!(call(&mut peers[63], "containerd.task.v2.Task", "Connect", "c").is_ok());
+    let mut peers: Vec<UnixStream> = (0..512).map(|_| shim.connect()).collect();
+    assert!(call(&mut peers[511], "containerd.task.v2.Task", "Connect", "c").is_ok());
     assert_eq!(shim.connect().read(&mut [0]).expect("an end"), 0);
     peers.pop();
     // It hears of that end before it looks at who comes next, or is asked once more.

@@ -24,8 +24,8 @@ use crate::shim::children::{Children, Told};
 use crate::shim::clock::{self, Moment};
 use crate::shim::epoll::{EpollFlags, Poll, Ready};
 
-/// Peers at one time. containerd has one, or two while it restarts.
-const PEERS: usize = 64;
+/// Peers at one time. containerd has one for each container of a pod, and for a moment two while it restarts.
+const PEERS: usize = 512;
 const LISTENER: u64 = 0;
 /// How long after the last request.
 const CALM: Duration = Duration::from_secs(1);
