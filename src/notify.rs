@@ -182,7 +182,7 @@ impl Notify {
 }
 
 /// A path, or the name of an abstract socket after `@` (unix(7)).
-fn address(name: &OsStr) -> io::Result<SocketAddr> {
+pub(crate) fn address(name: &OsStr) -> io::Result<SocketAddr> {
     match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(name),

@@ -4,19 +4,14 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bundle, begin};
+use common::{Bundle, begin, free_port};
 use serde_json::json;
-
-/// A port of the loopback interface that nobody has now.
-fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
-}
 
 struct Proxy {
     child: Child,
@@ -27,7 +22,7 @@ struct Proxy {
 impl Proxy {
     /// The example's own file, with other ports and another socket.
     fn new(directory: &Path, program: u16, supervisor: u16) -> Self {
-        let (port, stats) = (free(), directory.join("haproxy.sock"));
+        let (port, stats) = (free_port(), directory.join("haproxy.sock"));
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/haproxy/haproxy.cfg");
         let config = fs::read_to_string(example).expect("haproxy.cfg");
         let config = config.replace("/run/haproxy/orlop.sock", &stats.to_string_lossy());
@@ -84,7 +79,7 @@ fn soon(done: impl Fn() -> bool) {
 
 #[test]
 fn work_goes_to_a_container_that_is_ready_and_to_no_other() {
-    let (program, supervisor) = (free(), free());
+    let (program, supervisor) = (free_port(), free_port());
     let script = format!(
         "mkdir /tmp/www; echo it works > /tmp/www/index.html; exec httpd -f -p 127.0.0.1:{program} -h /tmp/www"
     );

@@ -4,12 +4,12 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bundle, outcome};
+use common::{Bundle, free_port, outcome};
 use serde_json::{Value, json};
 
 fn examples() -> PathBuf {
@@ -23,11 +23,6 @@ fn the_rules_are_valid_and_fire_when_they_should() {
         command.args(words).current_dir(examples());
         outcome(command).well();
     }
-}
-
-/// A port of the loopback interface that nobody has now.
-fn free() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
 /// Ended when it is dropped.
@@ -66,7 +61,7 @@ fn a_server_scrapes_a_supervisor_and_its_rules_see_a_failure() {
     let bundle = Bundle::script("while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 3");
     let health = json!({"restart": {"policy": "always", "firstDelaySeconds": 600, "longestDelaySeconds": 600}});
     fs::write(bundle.dir.join("health.json"), health.to_string()).expect("health.json");
-    let (port, server_port) = (free(), free());
+    let (port, server_port) = (free_port(), free_port());
     let mut shim = Command::new(env!("CARGO_BIN_EXE_orlop-shim"));
     shim.arg("--directory").arg(bundle.dir.join("shims")).args([
         "run",

@@ -1,11 +1,10 @@
 //! sd_notify(3) of the supervisor itself: what the service manager hears of it.
 
-use std::ffi::{OsStr, OsString};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::ffi::OsString;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use crate::notify::address;
 use crate::sys::start::take_variable;
 
 /// The manager, by the environment that it has given us. Nothing that the supervisor begins has that environment.
@@ -71,13 +70,5 @@ impl Manager {
     /// It is about to end.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
-    }
-}
-
-/// A path, or the name of an abstract socket after `@` (unix(7)).
-fn address(name: &OsStr) -> std::io::Result<SocketAddr> {
-    match name.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(name),
     }
 }

@@ -366,6 +366,11 @@ pub fn wait(done: impl Fn() -> bool) {
     }
 }
 
+/// A port of the loopback interface that nobody has now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
 /// The content of a file, without its last newline; the error when there is none.
 pub fn value(path: impl AsRef<Path>) -> io::Result<String> {
     fs::read_to_string(path).map(|text| text.trim_end_matches('\n').to_owned())
