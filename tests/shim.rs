@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -570,6 +570,68 @@ fn an_end_that_nobody_has_seen_is_unknown_and_counts_as_a_failure() {
     assert_eq!(supervised.events("exit")[0]["exit"]["kind"], "unknown");
     supervised.await_summary("healthy");
     assert_eq!(resumed.stop().code, Some(0));
+}
+
+/// The service manager is this test: it keeps what it is given, and passes it to the next supervisor (sd_listen_fds(3)).
+#[test]
+fn an_end_that_nobody_has_seen_is_known_to_who_kept_its_process() {
+    let supervised = Supervised::new("while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 5", json!({}));
+    let path = supervised.bundle.dir.join("manager.sock");
+    let manager = UnixDatagram::bind(&path).expect("bind");
+    manager.set_read_timeout(Some(Duration::from_secs(10))).expect("a bound");
+    let mut command = supervised.running(&[]);
+    command.env("NOTIFY_SOCKET", &path);
+    let shim = Shim(Some(begin(command)));
+    let (name, kept) = loop {
+        let (text, file) = common::any_message(&manager);
+        if let Some(name) = text.strip_prefix("FDSTORE=1\nFDPOLL=0\nFDNAME=") {
+            break (name.to_owned(), file.expect("a descriptor"));
+        }
+    };
+    supervised.await_summary("healthy");
+    let pid = supervised.pid();
+    shim.kill();
+    fs::write(supervised.bundle.rootfs("tmp/end"), "").expect("write");
+    wait(|| !PathBuf::from(format!("/proc/{pid}")).exists());
+
+    let again = supervised.running(&["--resume"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"LISTEN_PID=$$; export LISTEN_PID; exec "$@" 3<&0 </dev/null"#, "sh"]);
+    command.arg(again.get_program()).args(again.get_args()).stdin(kept).env("NOTIFY_SOCKET", &path);
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", &name);
+    let said = outcome(command);
+    let exit = &supervised.events("exit")[0];
+    if kernel() >= (6, 15) {
+        assert_eq!((said.code, &exit["exit"]["code"], &exit["missed"]), (Some(5), &json!(5), &json!(true)), "{exit}");
+    } else {
+        assert_eq!((said.code, &exit["exit"]["kind"]), (Some(1), &json!("unknown")));
+    }
+    let heard = |wanted: &str| while common::any_message(&manager).0 != wanted {};
+    heard(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+    nothing_left(&supervised);
+}
+
+#[test]
+fn a_run_goes_on_where_a_supervisor_was_and_begins_where_none_was() {
+    let supervised = Supervised::new("sleep 1000", json!({}));
+    let shim = Shim(Some(begin(supervised.running(&["--resume"]))));
+    supervised.await_summary("healthy");
+    let pid = supervised.pid();
+    shim.kill();
+    let shim = Shim(Some(begin(supervised.running(&["--resume"]))));
+    wait(|| supervised.events("supervisor").iter().any(|event| event["resumed"] == pid));
+    assert_eq!(supervised.events("start").len(), 1);
+    assert_eq!(supervised.view()["pid"], pid);
+    shim.kill();
+    let other = Bundle::script("true");
+    let mut command = supervised.command(&["run", "--resume", "--root"]);
+    command.arg(&supervised.bundle.store).arg(&other.dir).arg(&supervised.bundle.id);
+    outcome(command).fails("had the bundle");
+    assert!(alive(pid));
+    let shim = supervised.resume();
+    wait(|| supervised.events("supervisor").iter().filter(|event| event["resumed"] == pid).count() == 2);
+    assert_eq!(shim.stop().code, Some(0));
+    nothing_left(&supervised);
 }
 
 #[test]

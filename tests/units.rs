@@ -66,7 +66,7 @@ fn systemctl(args: &[&str]) -> String {
 #[ignore = "needs systemd, which its machine has"]
 fn units_and_commands_of_systemd_md_do_what_it_says() {
     // What an attempt that failed has left.
-    let _ = Command::new("systemctl").args(["stop", "hello", "own", "orlop@hello", "words.socket", "words"]).output();
+    let _ = Command::new("systemctl").args(["stop", "hello", "own", "orlop@hello", "orlop-keep@hello", "words.socket", "words"]).output();
     for directory in ["/var/lib/hello", "/home/user/mine"] {
         let _ = fs::remove_dir_all(directory);
     }
@@ -116,6 +116,22 @@ fn units_and_commands_of_systemd_md_do_what_it_says() {
     assert!(!alive(program));
     wait(|| main() != before && systemctl(&["show", "orlop@hello", "--property", "SubState"]) == "SubState=running");
     systemctl(&["stop", "orlop@hello"]);
+    assert!(!left());
+
+    // One that outlives it, and whose pidfd is kept meanwhile.
+    systemctl(&["start", "orlop-keep@hello"]);
+    let pid = || {
+        let mut command = Command::new("orlop");
+        command.args(["state", "hello"]);
+        serde_json::from_str::<serde_json::Value>(&outcome(command).well()).expect("JSON")["pid"].clone()
+    };
+    let keep = |property| systemctl(&["show", "orlop-keep@hello", "--property", property, "--value"]);
+    let (before, supervisor) = (pid(), keep("MainPID"));
+    assert_eq!(keep("NFileDescriptorStore"), "1");
+    systemctl(&["kill", "--kill-who", "main", "--signal", "KILL", "orlop-keep@hello"]);
+    wait(|| keep("MainPID") != supervisor && keep("SubState") == "running");
+    assert_eq!((pid(), keep("NFileDescriptorStore").as_str()), (before, "1"));
+    systemctl(&["stop", "orlop-keep@hello"]);
     assert!(!left());
 
     let mut command = Command::new("loginctl");

@@ -122,6 +122,9 @@ struct RunArgs {
     /// Have systemd make the cgroup
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Go on where a supervisor was that has died, if one was, as `resume` does
+    #[arg(long)]
+    resume: bool,
 }
 
 #[derive(Debug, Args)]
@@ -245,6 +248,15 @@ fn run(args: RunArgs, directory: PathBuf) -> Result<i32> {
         .map_err(|error| Error::new("find the state directory").call("getcwd", crate::host::errno(&error)))?;
     let runtime = Runtime { root, systemd_cgroup: args.systemd_cgroup };
     let program = supervise::program();
+    if args.resume && directory.join(&id).join(client::FACTS).exists() {
+        let (saved, _) = supervise::left(&directory, &id, program)?;
+        if saved.bundle != bundle {
+            let left = saved.bundle.display();
+            return Err(Error::new(format!("the supervisor that has left container {id} had the bundle {left}")));
+        }
+        let foreground = !args.detach;
+        return resume(&ResumeArgs { id, detach: args.detach, sockets: None, foreground, in_place: false }, directory);
+    }
     let wanted = Wanted { id, bundle, runtime, directory, listen: args.listen, config, program };
     if args.detach {
         return detached(move |parent| {
@@ -344,6 +356,7 @@ pub(super) fn begin(bundle: &std::path::Path, id: &str, source: &Source, systemd
         listen: None,
         root: Some(source.root.clone()),
         systemd_cgroup,
+        resume: false,
     };
     run(args, source.directory.clone()).map(|status| status == 0)
 }

@@ -621,6 +621,9 @@ impl Supervisor {
         for untold in alive.observer.iter().flat_map(|observer| observer.untold.clone()).collect::<Vec<_>>() {
             self.note("supervisor", json!({ "pressure": untold }));
         }
+        if let Some(manager) = &self.manager {
+            manager.keep(process, alive.pidfd.as_fd());
+        }
         self.alive = Some(alive);
         if let Some(output) = &mut self.output {
             output.forget();
@@ -664,16 +667,10 @@ impl Supervisor {
     fn not_started(&mut self, error: String) {
         self.note("start", json!({ "error": error }));
         self.failure = Some(error);
-        self.last_exit = Some(ExitView {
-            kind: "not-started".to_owned(),
-            code: None,
-            signal: None,
-            at: state::now(),
-            uptime_seconds: 0.0,
-        });
+        let not_started = Ended { exit: Exit::NotStarted, end: None, uptime: Duration::ZERO };
+        self.last_exit = Some(not_started.view());
         let asked = self.stop.is_some_and(|stop| stop.why == Why::Asked);
-        let exit = if asked { Exit::Asked } else { Exit::NotStarted };
-        self.remove(Ended { exit, end: None, uptime: Duration::ZERO });
+        self.remove(Ended { exit: if asked { Exit::Asked } else { Exit::NotStarted }, ..not_started });
     }
 
     /// Its first process has ended. What the kernel still counts is read now: the cgroup goes next.
@@ -687,19 +684,13 @@ impl Supervisor {
         let Some(mut alive) = self.alive.take() else { return };
         let now = clock::now();
         let uptime = now.saturating_sub(alive.started);
-        let exit = match (self.stop.map(|stop| stop.why), end) {
-            (Some(Why::Asked | Why::Restart), _) => Exit::Asked,
-            (Some(Why::Unhealthy), _) => Exit::Unhealthy,
-            (None, Some(End::Exited(status))) => Exit::Code(status as u8),
-            (None, Some(End::Signaled(libc::SIGKILL))) if alive.oom_just_now(now) => Exit::Oom,
-            (None, Some(End::Signaled(signal))) => Exit::Signal(signal as u8),
-            (None, None) => Exit::Unknown,
-        };
+        let exit = kind(self.stop.map(|stop| stop.why), end, || alive.oom_just_now(now));
         let ended = Ended { exit, end, uptime };
         if let Some(output) = &mut self.output {
             output.drain();
         }
         self.record(&alive, ended);
+        self.alive = Some(alive);
         self.remove(ended);
     }
 
@@ -713,7 +704,9 @@ impl Supervisor {
 
     /// Takes it away, with all that it has left running.
     fn remove(&mut self, ended: Ended) {
-        self.alive = None;
+        if let Some((manager, alive)) = self.manager.as_ref().zip(self.alive.take()) {
+            manager.forget(alive.process);
+        }
         if let Some(stop) = &mut self.stop {
             stop.deadline = None;
         }
@@ -865,6 +858,18 @@ impl Supervisor {
                 complain(&error);
             }
         }
+    }
+}
+
+/// What is said of an end, by why it was asked for, if it was. `oom`: memory is what the kernel has killed it for.
+fn kind(asked: Option<Why>, end: Option<End>, oom: impl FnOnce() -> bool) -> Exit {
+    match (asked, end) {
+        (Some(Why::Asked | Why::Restart), _) => Exit::Asked,
+        (Some(Why::Unhealthy), _) => Exit::Unhealthy,
+        (None, Some(End::Exited(status))) => Exit::Code(status as u8),
+        (None, Some(End::Signaled(libc::SIGKILL))) if oom() => Exit::Oom,
+        (None, Some(End::Signaled(signal))) => Exit::Signal(signal as u8),
+        (None, None) => Exit::Unknown,
     }
 }
 

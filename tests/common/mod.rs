@@ -318,6 +318,12 @@ pub fn accepted(listener: &UnixListener) -> UnixStream {
 
 /// The next message of a socket: a text, and one descriptor.
 pub fn message(socket: &impl AsRawFd) -> (String, OwnedFd) {
+    let (text, fd) = any_message(socket);
+    (text, fd.expect("a descriptor"))
+}
+
+/// A message, which may have one.
+pub fn any_message(socket: &impl AsRawFd) -> (String, Option<OwnedFd>) {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
     let mut text = [0u8; 256];
     let mut iov = [IoSliceMut::new(&mut text)];
@@ -329,10 +335,11 @@ pub fn message(socket: &impl AsRawFd) -> (String, OwnedFd) {
         ControlMessageOwned::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    let fds = fds.expect("a descriptor");
-    assert_eq!(fds.len(), 1);
-    // SAFETY: recvmsg has just made it, and nobody else has its number.
-    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    let fd = fds.map(|fds| {
+        assert_eq!(fds.len(), 1);
+        // SAFETY: recvmsg has just made it, and nobody else has its number.
+        unsafe { OwnedFd::from_raw_fd(fds[0]) }
+    });
     (String::from_utf8_lossy(&text[..length]).into_owned(), fd)
 }
 

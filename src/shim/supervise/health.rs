@@ -173,18 +173,7 @@ impl Supervisor {
 
     /// The last word on one start, on the disk before anybody hears of it.
     pub(super) fn record(&mut self, alive: &Alive, ended: Ended) {
-        let (code, signal) = match ended.end {
-            Some(End::Exited(status)) => (Some(status as u8), None),
-            Some(End::Signaled(signal)) => (None, Some(signal as u8)),
-            None => (None, None),
-        };
-        let view = ExitView {
-            kind: exit_word(ended.exit).to_owned(),
-            code,
-            signal,
-            at: state::now(),
-            uptime_seconds: ended.uptime.as_secs_f64(),
-        };
+        let view = ended.view();
         let probes: Vec<_> = alive.probes.iter().map(Probing::view).collect();
         let evidence = alive.observer.as_ref().map(|observer| observer.evidence());
         let data = json!({
@@ -197,6 +186,24 @@ impl Supervisor {
         });
         self.last_exit = Some(view);
         self.note("exit", data);
+    }
+}
+
+impl Ended {
+    /// As it is told.
+    pub(super) fn view(self) -> ExitView {
+        let (code, signal) = match self.end {
+            Some(End::Exited(status)) => (Some(status as u8), None),
+            Some(End::Signaled(signal)) => (None, Some(signal as u8)),
+            None => (None, None),
+        };
+        ExitView {
+            kind: exit_word(self.exit).to_owned(),
+            code,
+            signal,
+            at: state::now(),
+            uptime_seconds: self.uptime.as_secs_f64(),
+        }
     }
 }
 

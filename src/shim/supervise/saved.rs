@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use super::{
     Alive, Deserialize, Duration, Ended, Error, Exit, Moment, Path, PathBuf, Phase, Process, Restarts, Result,
 };
-use super::{Runtime, Serialize, SocketAddr, Stop, Supervisor, Wanted, Why, clock, probes, state, token};
+use super::{End, Runtime, Serialize, SocketAddr, Stop, Supervisor, Wanted, Why, clock, kind, probes, state, token};
 use crate::shim::config::Config;
 use crate::shim::record;
 use crate::shim::view::ExitView;
+use crate::sys::pidfd::exit_of;
 use crate::sys::process::{StringArray, dup_onto, execve};
 use std::os::fd::AsFd;
 
@@ -57,6 +58,9 @@ pub struct Saved {
     ours: bool,
     /// Some start has worked.
     started_once: bool,
+    /// Its processes that were killed for want of memory, as far as that was told.
+    #[serde(default)]
+    oom_kills: u64,
     /// The probes that passed last, by what they are for.
     #[serde(default)]
     pub passed: Vec<String>,
@@ -92,6 +96,7 @@ impl Supervisor {
             },
             ours: self.ours || (matches!(self.phase, Phase::Making(_)) && !self.taken),
             started_once: self.started_once,
+            oom_kills: alive.map(|alive| alive.oom_kills).unwrap_or_default(),
             passed: alive.map(Alive::passed).unwrap_or_default(),
             ready_after: alive.and_then(|alive| Some(alive.ready_after?.as_secs_f64())),
             restarts: self.restarts.clone(),
@@ -155,8 +160,13 @@ impl Supervisor {
             Some(process) => Alive::new(process, &self.wanted, &self.poll)?,
             None => None,
         };
-        // It ended while nobody looked: how is not known any more.
-        let Some(mut alive) = alive else { return self.missed(now.saturating_sub(started), same_boot, saved.stop) };
+        // It ended while nobody looked. Who has kept its pidfd knows how, where the kernel tells (6.15); else nobody does.
+        let Some(mut alive) = alive else {
+            let kept = saved.process.filter(|_| same_boot).and_then(|process| self.manager.as_ref()?.kept(process));
+            let end = kept.and_then(|pidfd| exit_of(pidfd.as_fd()).ok().flatten());
+            let uptime = if same_boot { now.saturating_sub(started) } else { Duration::ZERO };
+            return self.missed(saved, uptime, end, same_boot);
+        };
         // One that was being started has none yet.
         if !started.is_zero() {
             alive.started = started;
@@ -180,25 +190,26 @@ impl Supervisor {
         self.save()
     }
 
-    fn missed(&mut self, uptime: Duration, same_boot: bool, stop: Option<Why>) -> Result<()> {
-        let (exit, kind) = match stop {
-            Some(Why::Asked | Why::Restart) => (Exit::Asked, "asked"),
-            Some(Why::Unhealthy) => (Exit::Unhealthy, "unhealthy"),
-            None => (Exit::Unknown, "unknown"),
-        };
-        let uptime = if same_boot { uptime } else { Duration::ZERO };
-        let view = ExitView {
-            kind: kind.to_owned(),
-            code: None,
-            signal: None,
-            at: state::now(),
-            uptime_seconds: uptime.as_secs_f64(),
-        };
+    fn missed(&mut self, saved: &Saved, uptime: Duration, end: Option<End>, same_boot: bool) -> Result<()> {
+        let exit = kind(saved.stop, end, || self.oom_kills_left() > saved.oom_kills);
+        let ended = Ended { exit, end, uptime };
+        let view = ended.view();
         self.note("exit", serde_json::json!({ "exit": view, "missed": true, "sameBoot": same_boot }));
         self.last_exit = Some(view);
-        self.stop = stop.map(|why| Stop { why, deadline: None });
-        self.remove(Ended { exit, end: None, uptime });
+        self.stop = saved.stop.map(|why| Stop { why, deadline: None });
+        if let Some((manager, process)) = self.manager.as_ref().zip(saved.process) {
+            manager.forget(process);
+        }
+        self.remove(ended);
         Ok(())
+    }
+
+    /// What is counted in the cgroup that a container has left.
+    fn oom_kills_left(&self) -> u64 {
+        let dir = self.wanted.runtime.store().open(&self.wanted.id);
+        let cgroup = dir.and_then(|dir| dir.read()?.open_cgroup()).ok().flatten();
+        let text = cgroup.and_then(|cgroup| cgroup.read("memory.events").ok().flatten()).unwrap_or_default();
+        crate::cgroup::stats::value_of(&text, "oom_kill").unwrap_or(0)
     }
 
     /// Nothing is on its way that another program would not know of.
