@@ -684,6 +684,27 @@ fn a_restart_is_asked_for_and_counts_as_none() {
     assert_eq!(shim.stop().code, Some(0));
 }
 
+#[test]
+fn an_event_is_waited_for() {
+    let supervised = Supervised::new("sleep 1000", json!({}));
+    let _shim = supervised.begin();
+    supervised.await_summary("healthy");
+    let (_, seen) = supervised.ask("read.sock", "GET /v1/events");
+    let seq = supervised.view()["seq"].as_u64().expect("a number");
+    assert_eq!(seen.lines().count() as u64, seq);
+    assert_eq!(supervised.ask("read.sock", &format!("GET /v1/events?since={seq}&wait=0.1")), (200, String::new()));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| supervised.ask("read.sock", &format!("GET /v1/events?since={seq}&wait=9")).1);
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!waits.is_finished(), "there is none yet");
+        supervised.bundle.on("pause", &[]).well();
+        let answer = waits.join().expect("an answer");
+        let first: Value = serde_json::from_str(answer.lines().next().expect("an event")).expect("JSON");
+        assert_eq!(first["data"]["to"], "paused", "{answer}");
+    });
+    supervised.bundle.on("resume", &[]).well();
+}
+
 /// A worker is killed as often as a container is made: nothing of it stays, and the next start is a good one.
 #[test]
 fn one_thread_and_no_descriptor_of_the_supervisors_in_the_container() {
@@ -845,6 +866,27 @@ fn a_childs_end_for_want_of_memory_is_an_event_and_no_exit() {
     let view = supervised.view();
     let kills = view["counters"].as_array().expect("counters").iter().find(|pair| pair[0] == "memory.events oom_kill");
     assert!(kills.expect("a count")[1].as_f64() >= Some(1.0), "{view}");
+}
+
+/// Without a probe that would wake the supervisor up.
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn own_limits_that_are_hit_are_told() {
+    let cases = [
+        ("while :; do sleep 5 & sleep 0.2; done", json!({"pids": {"limit": 3}}), "pids-limit"),
+        ("while :; do :; done", json!({"cpu": {"quota": 5000, "period": 50000}}), "throttled"),
+    ];
+    for (script, resources, reason) in cases {
+        let supervised = Supervised::new(script, json!({}));
+        let bundle = supervised.bundle.edit(|config| config["linux"]["resources"] = resources);
+        let supervised = Supervised { bundle };
+        let _shim = supervised.begin();
+        let begun = std::time::Instant::now();
+        while supervised.events("summary").last().is_none_or(|last| last["reason"] != reason) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{reason}: {:?}", supervised.events("summary"));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 #[test]

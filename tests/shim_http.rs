@@ -144,6 +144,7 @@ fn serve(shared: &Shared, listeners: &[Listener], woken: &UnixStream) {
                             shared.actions.lock().unwrap().push(action);
                             waiting.push(client);
                         }
+                        Answer::Later(_) => panic!("nobody here asks for that"),
                     }
                 }
                 Ready::File(token, _) => {

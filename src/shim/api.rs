@@ -17,6 +17,8 @@ const HEALTH: usize = 3 << 10;
 const EVENTS: usize = 1 << 20;
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
+/// The longest time that an event is waited for, in seconds: shorter than what stands between gives up a silent connection.
+const LONGEST_WAIT: f64 = 50.0;
 /// The longest time that a stop may be given: a day.
 const LONGEST_STOP: f64 = 86_400.0;
 
@@ -34,6 +36,8 @@ pub enum Answer {
     Response(Response),
     /// It is for the supervisor to do; [`acted`] is the answer.
     Action(Action),
+    /// There is no event yet: [`record`] is the answer as soon as there is one, or after this time.
+    Later(Duration),
 }
 
 /// What is asked on the control socket. Ids are those of a view.
@@ -69,10 +73,16 @@ pub fn answer(request: &Request, views: &[View], events: &dyn Events) -> Answer 
     let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
     let verb = match path[..] {
         ["livez" | "readyz" | "healthz" | "metrics"] | ["v1", "containers" | "events"] | ["v1", "containers", _] => {
-            return Answer::Response(match request.method.as_str() {
+            let response = match request.method.as_str() {
                 "GET" | "HEAD" => read(request, &path, views, events),
                 _ => not_allowed("GET, HEAD"),
-            });
+            };
+            let wait = request.parameter("wait").filter(|_| path == ["v1", "events"] && response.status == 200);
+            return match wait.map(|wait| seconds(wait, LONGEST_WAIT)) {
+                Some(None) => Answer::Response(Response::error(400, "wait is from 0 to 50 seconds")),
+                Some(Some(wait)) if response.body.is_empty() && !wait.is_zero() => Answer::Later(wait),
+                _ => Answer::Response(response),
+            };
         }
         ["v1", "containers", id, verb @ ("stop" | "restart" | "kill")] => (verb, Some(id)),
         ["v1", verb @ ("upgrade" | "shutdown")] => (verb, None),
@@ -177,7 +187,7 @@ fn verbose(view: &View, good: bool, body: &mut String) {
 }
 
 /// Events of one container: their numbers are its own, so without an id there must be only one.
-fn record(request: &Request, views: &[View], events: &dyn Events) -> Response {
+pub fn record(request: &Request, views: &[View], events: &dyn Events) -> Response {
     let id = match (request.parameter("id"), views) {
         (Some(id), _) => match views.iter().find(|view| view.id == id) {
             Some(view) => &view.id,
@@ -250,10 +260,12 @@ fn act(request: &Request, (verb, id): (&str, Option<&str>), views: &[View]) -> R
 }
 
 fn timeout(text: &str) -> Result<Duration, Response> {
-    match text.parse() {
-        Ok(seconds) if (0.0..=LONGEST_STOP).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(Response::error(400, "timeout is from 0 seconds to a day")),
-    }
+    seconds(text, LONGEST_STOP).ok_or_else(|| Response::error(400, "timeout is from 0 seconds to a day"))
+}
+
+fn seconds(text: &str, longest: f64) -> Option<Duration> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=longest).contains(seconds));
+    seconds.map(Duration::from_secs_f64)
 }
 
 /// What is said of an action that is done, or has failed.
@@ -300,7 +312,7 @@ mod tests {
     fn get(target: &str, kind: Kind, views: &[View]) -> (u16, String) {
         match ask("GET", target, kind, views) {
             Answer::Response(response) => (response.status, String::from_utf8(response.body).unwrap()),
-            Answer::Action(action) => panic!("{action:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -324,6 +336,19 @@ mod tests {
             },
             View { summary: Summary::Starting, reason: Reason::StartupProbe, ..view("c") },
         ]
+    }
+
+    #[test]
+    fn an_event_is_waited_for_where_there_is_none_yet() {
+        let one = [view("a")];
+        let later = |target| ask("GET", target, Kind::Read, &one);
+        assert_eq!(later("/v1/events?since=9&wait=0.5"), Answer::Later(Duration::from_millis(500)));
+        assert_eq!(get("/v1/events?since=8&wait=5", Kind::Read, &one).1.lines().count(), 1);
+        assert_eq!(get("/v1/events?since=9&wait=0", Kind::Read, &one), (200, String::new()));
+        assert_eq!(get("/v1/events?id=other&wait=5", Kind::Read, &one).0, 404);
+        for wrong in ["51", "-1", "x", "NaN"] {
+            assert_eq!(get(&format!("/v1/events?since=9&wait={wrong}"), Kind::Read, &one).0, 400, "{wrong}");
+        }
     }
 
     #[test]

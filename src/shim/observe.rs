@@ -15,6 +15,8 @@ use crate::error::Result;
 const WINDOW: Duration = Duration::from_secs(2);
 /// How long a cgroup that was short of something is looked at again before it is called well.
 pub const CALM: Duration = Duration::from_secs(5);
+/// How often a container with a limit of processor time is looked at: the kernel gives no notice of that one.
+const THROTTLED: Duration = Duration::from_secs(10);
 /// Tasks that are looked at, of those that there are: enough to say what a container is about.
 const TASKS: usize = 256;
 
@@ -87,6 +89,8 @@ pub struct Observer {
     pub events: Option<Notice>,
     /// memory.events: limits that were hit.
     pub memory: Option<Notice>,
+    /// pids.events: forks that were refused.
+    pub pids: Option<Notice>,
     /// Pressure that has gone over a threshold.
     pub triggers: Vec<File>,
     /// Why there are less triggers than there should be.
@@ -103,8 +107,9 @@ impl Observer {
     /// A file that is there can't be opened.
     pub fn new(cgroup: Cgroup, limits: Limits) -> Result<Self> {
         let notice = |name| Ok(cgroup.open_file(name)?.map(File::from).map(Notice));
-        let (mut events, mut memory) = (notice("cgroup.events")?, notice("memory.events")?);
-        for notice in [&mut events, &mut memory].into_iter().flatten() {
+        let [mut events, mut memory, mut pids] =
+            [notice("cgroup.events")?, notice("memory.events")?, notice("pids.events")?];
+        for notice in [&mut events, &mut memory, &mut pids].into_iter().flatten() {
             notice.read();
         }
         let (mut triggers, mut untold) = (Vec::new(), Vec::new());
@@ -118,8 +123,9 @@ impl Observer {
                 }
             }
         }
-        let mut observer = Self { cgroup, limits, events, memory, triggers, untold, throttled: (0, 0), pids_max: 0 };
+        let mut observer = Self { cgroup, limits, events, memory, pids, triggers, untold, throttled: (0, 0), pids_max: 0 };
         observer.throttled = observer.periods();
+        observer.pids_max = observer.forks_refused();
         Ok(observer)
     }
 
@@ -146,6 +152,12 @@ impl Observer {
         self.value("memory.events", "oom_kill")
     }
 
+    /// To read it is what arms the next notice.
+    fn forks_refused(&mut self) -> u64 {
+        let text = self.pids.as_mut().map(Notice::read).unwrap_or_default();
+        value_of(&text, "max").unwrap_or(0)
+    }
+
     /// Microseconds of processor time.
     pub fn cpu_usec(&self) -> u64 {
         self.value("cpu.stat", "usage_usec")
@@ -167,6 +179,7 @@ impl Observer {
             let share = pressure_of(text, line, "avg10").unwrap_or(0.0);
             threshold.is_some_and(|threshold| share >= if was == Some(what) { threshold / 2.0 } else { threshold })
         };
+        let own = self.own_limits();
         let mut found = Pressure::None;
         for (what, name, thresholds) in self.limits.each() {
             let text = self.text(name);
@@ -177,10 +190,21 @@ impl Observer {
                 found = Pressure::Some(what);
             }
         }
-        if found != Pressure::None {
-            return found;
+        match (found, own) {
+            // Who is held up by a limit of its own waits for a processor, too: that says more.
+            (Pressure::None | Pressure::Some(Resource::Cpu), Pressure::Some(Resource::Quota)) => own,
+            (Pressure::None, _) => own,
+            _ => found,
         }
-        self.own_limits()
+    }
+
+    /// When the next look at `pressure`, as it is now, is due: while something is short, or where nothing else would tell.
+    pub fn next_look(&self, pressure: Pressure, now: Moment) -> Option<Moment> {
+        let limited = || self.text("cpu.max").trim_start().starts_with(|first: char| first.is_ascii_digit());
+        match pressure {
+            Pressure::None => limited().then(|| now + THROTTLED),
+            _ => Some(now + CALM),
+        }
     }
 
     /// The container's own limits: of processor time in nine of ten periods since the last look, of processes since then.
@@ -188,7 +212,7 @@ impl Observer {
         let (periods, throttled) = self.periods();
         let (before, throttled_before) = std::mem::replace(&mut self.throttled, (periods, throttled));
         let (periods, throttled) = (periods.saturating_sub(before), throttled.saturating_sub(throttled_before));
-        let pids = self.value("pids.events", "max");
+        let pids = self.forks_refused();
         let pids_before = std::mem::replace(&mut self.pids_max, pids);
         match () {
             () if periods >= 10 && throttled * 10 >= periods * 9 => Pressure::Some(Resource::Quota),
@@ -270,9 +294,4 @@ impl Observer {
         };
         self.counters().into_iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name, value.into())).collect()
     }
-}
-
-/// When the next look at the pressure is due: only while something is short.
-pub fn next_look(pressure: Pressure, now: Moment) -> Option<Moment> {
-    (pressure != Pressure::None).then(|| now + CALM)
 }

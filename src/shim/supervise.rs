@@ -129,6 +129,8 @@ pub struct Supervisor {
     manager: Option<Manager>,
     watchdog: Option<Moment>,
     connections: Connections,
+    /// Clients that wait for an event.
+    later: Vec<control::Later>,
     listeners: Vec<Listener>,
     restarts: Restarts,
     phase: Phase,
@@ -207,6 +209,7 @@ impl Supervisor {
             manager,
             watchdog,
             connections: Connections::new(),
+            later: Vec::new(),
             listeners,
             restarts,
             phase: Phase::Idle,
@@ -250,6 +253,7 @@ impl Supervisor {
         self.reap()?;
         loop {
             self.reconsider()?;
+            self.answer_later();
             if let Phase::Over(ended) = self.phase
                 && (self.push.idle() || self.farewell.is_some_and(|until| until <= clock::now()))
             {
@@ -338,6 +342,7 @@ impl Supervisor {
         let times = [
             self.children.deadline(),
             self.connections.deadline(),
+            self.later.iter().map(|later| later.until).min(),
             self.push.next(),
             self.farewell,
             self.stop.and_then(|stop| stop.deadline),

@@ -14,7 +14,7 @@ use crate::shim::clock::{self, Moment};
 use crate::shim::config::Config;
 use crate::shim::epoll::{EpollFlags, Poll};
 use crate::shim::health::Pressure;
-use crate::shim::observe::{self, Limits, Observer};
+use crate::shim::observe::{Limits, Observer};
 use crate::shim::probe::Verdict;
 use crate::shim::probing::{For, Probing};
 use crate::state;
@@ -60,7 +60,8 @@ impl Alive {
         let observer = cgroup.map(|cgroup| Observer::new(cgroup, Limits::default())).transpose()?;
         let notify = wanted.config.notifies().then(|| bind(&dir)).transpose()?;
         if let Some(observer) = &observer {
-            let notices = [(&observer.events, token::CGROUP), (&observer.memory, token::MEMORY)];
+            let notices =
+                [(&observer.events, token::CGROUP), (&observer.memory, token::MEMORY), (&observer.pids, token::PRESSURE)];
             for (notice, token) in notices.into_iter().filter_map(|(notice, token)| Some((notice.as_ref()?, token))) {
                 poll.add(notice, token, EpollFlags::EPOLLPRI)?;
             }
@@ -78,6 +79,7 @@ impl Alive {
         }
         let paused = observer.as_ref().is_some_and(Observer::frozen);
         let oom_kills = observer.as_ref().map_or(0, Observer::oom_kills);
+        let next_look = observer.as_ref().and_then(|observer| observer.next_look(Pressure::None, clock::now()));
         Ok(Some(Self {
             process,
             pidfd,
@@ -90,7 +92,7 @@ impl Alive {
             probes: Vec::new(),
             paused,
             pressure: Pressure::None,
-            next_look: None,
+            next_look,
             oom_kills,
             oom_at: None,
             has_started: false,
@@ -131,7 +133,7 @@ impl Alive {
     pub(super) fn look_at_pressure(&mut self, now: Moment) {
         let Some(observer) = &mut self.observer else { return };
         self.pressure = observer.pressure(self.pressure);
-        self.next_look = observe::next_look(self.pressure, now);
+        self.next_look = observer.next_look(self.pressure, now);
     }
 }
 

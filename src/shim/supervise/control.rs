@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 
 use super::{Directory, EpollFlags, Error, Listener, Phase, Result, Supervisor, Why, clock};
 use crate::shim::api::{self, Action, Answer, Events};
-use crate::shim::http::Kind;
+use crate::shim::clock::Moment;
+use crate::shim::http::{Client, Kind, Request};
 use crate::shim::record::Journal;
 
 /// The sockets in the supervisor's directory, and the port where one is wanted.
@@ -19,6 +20,15 @@ pub(super) fn listen(directory: &Directory, port: Option<SocketAddr>) -> Result<
         listeners.push(Listener::tcp(port)?);
     }
     Ok(listeners)
+}
+
+/// A client that waits for an event with a number after `seq`.
+#[derive(Debug)]
+pub(super) struct Later {
+    client: Client,
+    request: Request,
+    seq: u64,
+    pub(super) until: Moment,
 }
 
 struct Of<'a>(&'a Journal, &'a str);
@@ -37,9 +47,27 @@ impl Supervisor {
         let response = match api::answer(&request, &views, &Of(&self.journal, &self.wanted.id)) {
             Answer::Response(response) => response,
             Answer::Action(action) => api::acted(&self.act(action)),
+            Answer::Later(wait) => {
+                self.later.push(Later { client, request, seq: self.journal.seq(), until: now + wait });
+                return Ok(());
+            }
         };
         self.connections.answer(client, &response, &self.poll, now);
         Ok(())
+    }
+
+    /// Answers those who wait for an event when there is one, or when they have waited long enough.
+    pub(super) fn answer_later(&mut self) {
+        let (now, seq) = (clock::now(), self.journal.seq());
+        let due: Vec<_> = self.later.extract_if(.., |later| later.seq != seq || later.until <= now).collect();
+        if due.is_empty() {
+            return;
+        }
+        let views = [self.view(now)];
+        for Later { client, request, .. } in due {
+            let response = api::record(&request, &views, &Of(&self.journal, &self.wanted.id));
+            self.connections.answer(client, &response, &self.poll, now);
+        }
     }
 
     /// Does what was asked for on the control socket. What takes its time is begun.
