@@ -178,22 +178,15 @@ fn tell(
 
 /// True when it passed, false when the runtime has told why it could not; else what is wrong.
 fn judge(ran: &Ran, control: &Ran, call: &str, errno: &str) -> Result<bool, String> {
-    let names = |error: &&String| error.contains(call) && error.contains(super::words(errno));
+    let names = |error: &&String| names(error, call, errno);
     let errors = || ran.calls.iter().flat_map(|(_, errors)| errors);
-    // a container that could not be ended is no fault of its own
-    let kept = |id: &String| {
-        // a cgroup may have a longer name than its container
-        let named = |word: &str| word.starts_with("orlop-test-") && id.starts_with(word);
-        let ending = |args: &str| args.contains("delete") && args.split(' ').any(named);
-        ran.calls.iter().any(|(args, errors)| ending(args) && errors.iter().any(|error| names(&error)))
-    };
     if !ran.ended {
         return Err(format!("not at its end in {} s", LIMIT.as_secs()));
     }
     if let Some(panic) = ran.output.lines().find(|line| line.contains("panicked at src/")) {
         return Err(panic.to_owned());
     }
-    if let Some(left) = ran.left.iter().find(|id| !kept(id)) {
+    if let Some(left) = ran.left.iter().find(|id| !kept(&ran.calls, id, (call, errno))) {
         return Err(format!("left behind: {left}"));
     }
     if ran.passed {
@@ -216,6 +209,18 @@ fn judge(ran: &Ran, control: &Ran, call: &str, errno: &str) -> Result<bool, Stri
         Some(other) => Err(format!("another error: {other}")),
         None => Ok(false),
     }
+}
+
+fn names(error: &str, call: &str, errno: &str) -> bool {
+    error.contains(call) && error.contains(super::words(errno))
+}
+
+/// A container that could not be ended since the call was refused: that is no fault of its own.
+fn kept(calls: &[(String, Vec<String>)], id: &str, (call, errno): (&str, &str)) -> bool {
+    // a cgroup may have a longer name than its container
+    let named = |word: &str| word.starts_with("orlop-test-") && id.starts_with(word);
+    let ending = |args: &str| args.contains("delete") && args.split(' ').any(named);
+    calls.iter().any(|(args, errors)| ending(args) && errors.iter().any(|error| names(error, call, errno)))
 }
 
 fn without_numbers(text: &str) -> String {
@@ -254,8 +259,8 @@ impl Work {
         tests: impl IntoIterator<Item = &'a Test>,
         denied: Option<(&str, &str)>,
     ) -> BTreeMap<String, Ran> {
-        let denied = denied.map(|(call, errno)| (call.to_owned(), errno.to_owned()));
-        let order = Order { denied, runtime: self.dir.join("runtime"), records: self.dir.join("log") };
+        let order = denied.map(|(call, errno)| (call.to_owned(), errno.to_owned()));
+        let order = Order { denied: order, runtime: self.dir.join("runtime"), records: self.dir.join("log") };
         fs::write(&self.order, serde_json::to_vec(&order).expect("JSON")).expect("the launcher's order");
         let (tests, (sender, receiver)) =
             (Mutex::new(tests.into_iter().collect::<Vec<_>>().into_iter()), mpsc::channel());
@@ -266,7 +271,7 @@ impl Work {
                 scope.spawn(move || {
                     let next = || tests.lock().expect("the tests").next();
                     while let Some(test) = next() {
-                        let _ = sender.send((test.name.clone(), self.one(test)));
+                        let _ = sender.send((test.name.clone(), self.one(test, denied)));
                     }
                 });
             }
@@ -282,7 +287,7 @@ impl Work {
         receiver.into_iter().collect()
     }
 
-    fn one(&self, test: &Test) -> Ran {
+    fn one(&self, test: &Test, denied: Option<(&str, &str)>) -> Ran {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let dir = self.dir.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
         let (log, output) = (dir.join("log"), dir.join("output"));
@@ -313,12 +318,13 @@ impl Work {
             let _ = child.wait();
         }
         let output = String::from_utf8_lossy(&fs::read(output).unwrap_or_default()).into_owned();
-        let left = left_by(child.id(), began);
+        let calls = calls(&log);
+        let left = left_by(child.id(), began, |id| denied.is_some_and(|denied| kept(&calls, id, denied)));
         let ran = Ran {
             passed: status.is_some_and(|status| status.success()),
             ended: status.is_some(),
             output,
-            calls: calls(&log),
+            calls,
             left,
         };
         let _ = fs::remove_dir_all(&dir);
@@ -351,9 +357,9 @@ fn calls(log: &Path) -> Vec<(String, Vec<String>)> {
     called.map(call).collect()
 }
 
-/// The containers of a test that still have a cgroup, which are ended. Numbers of processes come again within minutes: what is
-/// older than the test is another's.
-fn left_by(pid: u32, began: SystemTime) -> Vec<String> {
+/// The containers of a test that still have a cgroup, which are ended; those that are not `kept` have some time to go by themselves.
+/// Numbers of processes come again within minutes: what is older than the test is another's.
+fn left_by(pid: u32, began: SystemTime, kept: impl Fn(&str) -> bool) -> Vec<String> {
     let prefix = format!("orlop-test-{pid}-");
     let find = || {
         let mut found = Vec::new();
@@ -363,7 +369,8 @@ fn left_by(pid: u32, began: SystemTime) -> Vec<String> {
     };
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut found = find();
-    while !found.is_empty() && Instant::now() < deadline {
+    let goes = |cgroup: &PathBuf| !cgroup.file_name().is_some_and(|name| kept(&name.to_string_lossy()));
+    while found.iter().any(goes) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(50));
         found = find();
     }
