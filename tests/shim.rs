@@ -308,6 +308,53 @@ fn a_probe_that_hangs_is_ended_in_its_time_and_says_so() {
     wait(|| left() <= 2);
 }
 
+/// It has a full pipe to wait for, and the supervisor's loop is for all others.
+#[test]
+fn a_probe_that_writes_without_a_pause_is_not_read_without_an_end() {
+    let probe = json!({"exec": {"command": ["yes"]}, "periodSeconds": 60, "timeoutSeconds": 30});
+    let supervised = Supervised::new("sleep 1000", json!({"liveness": probe}));
+    let shim = supervised.begin();
+    let written = |pid: u32| {
+        let io = value(format!("/proc/{pid}/io")).unwrap_or_default();
+        let wrote = io.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse::<u64>().ok());
+        wrote.unwrap_or(0)
+    };
+    let yes = || {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", shim.pid())).unwrap_or_default();
+        let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.find(|pid| value(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "yes"))
+    };
+    wait(|| yes().is_some_and(|pid| written(pid) >= 1 << 20));
+    let pid = yes().expect("the probe");
+    wait(|| {
+        let before = written(pid);
+        std::thread::sleep(Duration::from_millis(200));
+        written(pid) == before
+    });
+    assert!(written(pid) < 2 << 20, "{}", written(pid));
+    assert_eq!(shim.stop().code, Some(0));
+    assert!(!alive(pid));
+    nothing_left(&supervised);
+}
+
+/// Orphans of a container without a pid namespace come to the supervisor: others have their turn in between.
+#[test]
+fn orphans_without_a_pause_do_not_hold_the_loop() {
+    let supervised = Supervised::new("while :; do (: &) & done", json!({}));
+    let bundle = supervised.bundle.edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    });
+    let supervised = Supervised { bundle };
+    let shim = supervised.begin();
+    supervised.await_summary("healthy");
+    for _ in 0..20 {
+        assert_eq!(supervised.ask("read.sock", "GET /livez").0, 200);
+    }
+    assert_eq!(shim.stop().code, Some(0));
+    nothing_left(&supervised);
+}
+
 #[test]
 fn a_startup_probe_holds_the_others_back() {
     let probes = json!({
@@ -705,7 +752,6 @@ fn an_event_is_waited_for() {
     supervised.bundle.on("resume", &[]).well();
 }
 
-/// A worker is killed as often as a container is made: nothing of it stays, and the next start is a good one.
 #[test]
 fn one_thread_and_no_descriptor_of_the_supervisors_in_the_container() {
     let supervised = Supervised::new("ls -l /proc/self/fd > /tmp/fds; sleep 1000", json!({}));
@@ -757,6 +803,7 @@ fn a_program_is_told_of_changes_in_a_cgroup_of_its_own() {
     wait(|| value(&told).is_ok_and(|text| text.lines().count() >= 8));
     assert_eq!(shim.stop().code, Some(0));
     let text = value(&told).expect("what was told");
+    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(supervised.directory()).expect("its directory"));
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         (lines[0], lines[8]),
@@ -764,7 +811,7 @@ fn a_program_is_told_of_changes_in_a_cgroup_of_its_own() {
     );
     let event: Value = serde_json::from_str(lines[1]).expect("an event");
     assert_eq!((&event["type"], &event["data"]["to"]), (&json!("org.orlop.container.summary"), &json!("healthy")));
-    assert!(lines[2].ends_with(&format!("/{id}.told")) && lines[6] == lines[2], "{}", lines[6]);
+    assert!(lines[2].ends_with(&format!("/{id}.{inode:x}.told")) && lines[6] == lines[2], "{}", lines[6]);
     assert!(lines[3].starts_with("PATH=") && !lines[3].contains("SECRET"), "{}", lines[3]);
     let cgroup = PathBuf::from("/sys/fs/cgroup").join(lines[2].trim_start_matches("0::/"));
     assert!(!cgroup.exists(), "{} is left", cgroup.display());

@@ -66,7 +66,9 @@ fn systemctl(args: &[&str]) -> String {
 #[ignore = "needs systemd, which its machine has"]
 fn units_and_commands_of_systemd_md_do_what_it_says() {
     // What an attempt that failed has left.
-    let _ = Command::new("systemctl").args(["stop", "hello", "own", "orlop@hello", "orlop-keep@hello", "words.socket", "words"]).output();
+    let _ = Command::new("systemctl")
+        .args(["stop", "hello", "own", "orlop@hello", "orlop-keep@hello", "words.socket", "words"])
+        .output();
     for directory in ["/var/lib/hello", "/home/user/mine"] {
         let _ = fs::remove_dir_all(directory);
     }

@@ -123,7 +123,8 @@ impl Observer {
                 }
             }
         }
-        let mut observer = Self { cgroup, limits, events, memory, pids, triggers, untold, throttled: (0, 0), pids_max: 0 };
+        let mut observer =
+            Self { cgroup, limits, events, memory, pids, triggers, untold, throttled: (0, 0), pids_max: 0 };
         observer.throttled = observer.periods();
         observer.pids_max = observer.forks_refused();
         Ok(observer)

@@ -32,6 +32,8 @@ use crate::sys::process;
 
 /// So much of what a probe says is kept.
 const OUTPUT: usize = 4096;
+/// Bytes of it that are read at all. Who writes more has a full pipe to wait for, and not the supervisor's loop to itself.
+const FLOOD: usize = 1 << 20;
 /// And shown.
 const SHOWN: usize = 256;
 /// What a probe's process may take to end after SIGKILL, and a worker to be made, beside the probe's own time.
@@ -111,6 +113,8 @@ pub struct Probing {
     said: String,
     /// What the one that is being made has written so far.
     heard: String,
+    /// So many bytes of its output are still read.
+    patience: usize,
     hang: Option<Hang>,
 }
 
@@ -137,6 +141,7 @@ impl Probing {
             last: None,
             said: String::new(),
             heard: String::new(),
+            patience: FLOOD,
             hang: None,
         }
     }
@@ -191,6 +196,7 @@ impl Probing {
         self.cpu_usec = means.observer.map_or(0, Observer::cpu_usec);
         self.late = false;
         self.heard.clear();
+        self.patience = FLOOD;
         let begun = match &self.how {
             How::Exec(command) => exec(command.clone(), self.probe.timeout(), self.token, means).map(Some),
             How::Tcp { host, port } => connection(host, *port, None, self.token, means).map(Some),
@@ -303,7 +309,7 @@ impl Probing {
         }
         match &mut self.flight {
             Some(Flight::Exec { said, .. }) => {
-                if hear(said, &mut self.heard) {
+                if hear(said, &mut self.heard, &mut self.patience) {
                     poll.remove(said);
                 }
                 false
@@ -360,7 +366,7 @@ impl Probing {
 
     fn ended_with(&mut self, end: End, now: Moment, poll: &Poll) -> bool {
         if let Some(Flight::Exec { said, .. }) = &mut self.flight {
-            hear(said, &mut self.heard);
+            hear(said, &mut self.heard, &mut self.patience);
         }
         let said = std::mem::take(&mut self.heard);
         self.land(poll);
@@ -468,13 +474,17 @@ fn exec(
     Ok(Flight::Exec { job: Some(job), process: None, said })
 }
 
-/// Takes what is there; true at the end.
-fn hear(said: &mut File, kept: &mut String) -> bool {
+/// Takes what is there; true at the end, which may be that of what is read.
+fn hear(said: &mut File, kept: &mut String, left: &mut usize) -> bool {
     let mut buffer = [0; 4096];
     for _ in 0..16 {
         match said.read(&mut buffer) {
             Ok(0) => return true,
             Ok(length) => {
+                *left = left.saturating_sub(length);
+                if *left == 0 {
+                    return true;
+                }
                 let room = OUTPUT.saturating_sub(kept.len());
                 kept.push_str(&String::from_utf8_lossy(&buffer[..length.min(room)]));
             }

@@ -95,6 +95,14 @@ impl Directory {
         self.lock.as_fd()
     }
 
+    /// What tells it from all others on its file system.
+    ///
+    /// # Errors
+    /// fstat(2) fails.
+    pub fn inode(&self) -> Result<u64> {
+        self.lock.metadata().map(|meta| meta.ino()).map_err(|error| failed(&self.path, "fstat", &error))
+    }
+
     /// Replaces a file, all at once.
     ///
     /// # Errors

@@ -130,9 +130,10 @@ fn kept() -> Vec<(String, OwnedFd)> {
     }
     let names = names.map(|names| names.to_string_lossy().into_owned()).unwrap_or_default();
     let numbers = FIRST..FIRST + count;
-    let files = names.split(':').zip(numbers).filter_map(|(name, number)| {
-        Some((name.to_owned(), inherited(number as i32).try_clone_to_owned().ok()?))
-    });
+    let files = names
+        .split(':')
+        .zip(numbers)
+        .filter_map(|(name, number)| Some((name.to_owned(), inherited(number as i32).try_clone_to_owned().ok()?)));
     let files = files.collect();
     let _ = close_range(FIRST, FIRST + count - 1, false);
     files

@@ -197,7 +197,9 @@ impl Supervisor {
         let watchdog = manager.as_ref().and_then(|manager| Some(clock::now() + manager.watchdog?));
         let restarts = Restarts::new(wanted.config.restart);
         let (told, heartbeat) = (wanted.config.push.clone(), wanted.config.heartbeat.clone());
-        let push = Push::new(&wanted.id, told, heartbeat, token::HEARTBEAT, clock::now());
+        // Two supervisors may have a container of one name, in directories of their own.
+        let name = format!("{}.{:x}", wanted.id, directory.inode()?);
+        let push = Push::new(&name, told, heartbeat, token::HEARTBEAT, clock::now());
         Ok(Self {
             wanted,
             directory,

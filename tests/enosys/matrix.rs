@@ -320,13 +320,8 @@ impl Work {
         let output = String::from_utf8_lossy(&fs::read(output).unwrap_or_default()).into_owned();
         let calls = calls(&log);
         let left = left_by(child.id(), began, |id| denied.is_some_and(|denied| kept(&calls, id, denied)));
-        let ran = Ran {
-            passed: status.is_some_and(|status| status.success()),
-            ended: status.is_some(),
-            output,
-            calls,
-            left,
-        };
+        let ran =
+            Ran { passed: status.is_some_and(|status| status.success()), ended: status.is_some(), output, calls, left };
         let _ = fs::remove_dir_all(&dir);
         ran
     }

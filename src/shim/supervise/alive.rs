@@ -60,8 +60,11 @@ impl Alive {
         let observer = cgroup.map(|cgroup| Observer::new(cgroup, Limits::default())).transpose()?;
         let notify = wanted.config.notifies().then(|| bind(&dir)).transpose()?;
         if let Some(observer) = &observer {
-            let notices =
-                [(&observer.events, token::CGROUP), (&observer.memory, token::MEMORY), (&observer.pids, token::PRESSURE)];
+            let notices = [
+                (&observer.events, token::CGROUP),
+                (&observer.memory, token::MEMORY),
+                (&observer.pids, token::PRESSURE),
+            ];
             for (notice, token) in notices.into_iter().filter_map(|(notice, token)| Some((notice.as_ref()?, token))) {
                 poll.add(notice, token, EpollFlags::EPOLLPRI)?;
             }
