@@ -1,5 +1,7 @@
 //! The shim as containerd speaks to it, without containerd: what it refuses, and whom. Tasks are run in tests/engines.
 
+mod common;
+
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -44,6 +46,8 @@ struct Any {
 struct Options {
     #[prost(string, tag = "3")]
     shim_cgroup: String,
+    #[prost(string, tag = "7")]
+    root: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -95,6 +99,32 @@ struct Id {
     id: String,
 }
 
+impl Options {
+    fn message(&self) -> Any {
+        Any { name: "containerd.runc.v1.Options".into(), value: self.encode_to_vec() }
+    }
+}
+
+/// Fields of CreateTaskRequest.
+#[derive(Clone, PartialEq, Message)]
+struct Create {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    bundle: String,
+    #[prost(message, optional, tag = "10")]
+    options: Option<Any>,
+}
+
+/// Fields of KillRequest.
+#[derive(Clone, PartialEq, Message)]
+struct Kill {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(uint32, tag = "3")]
+    signal: u32,
+}
+
 struct Shim {
     dir: PathBuf,
     socket: PathBuf,
@@ -102,20 +132,22 @@ struct Shim {
 
 impl Shim {
     fn start(name: &str) -> Self {
-        Self::start_with(name, &Options::default())
+        Self::start_with(name, &Options::default(), ":")
     }
 
-    fn start_with(name: &str, options: &Options) -> Self {
+    /// `first`: what a shell does before it executes the shim.
+    fn start_with(name: &str, options: &Options, first: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("shim-{name}-{}", std::process::id()));
         std::fs::create_dir(&dir).expect("a directory");
         std::fs::write(dir.join("config.json"), "{}").expect("write");
         let program = dir.join("containerd-shim-orlop-v2");
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_orlop-shim"), &program).expect("a link");
         let socket_dir = dir.display().to_string();
-        let options = Any { name: "containerd.runc.v1.Options".into(), value: options.encode_to_vec() };
-        let extensions = vec![Extension { value: Some(options) }];
+        let extensions = vec![Extension { value: Some(options.message()) }];
         let params = Bootstrap { instance_id: "c".into(), namespace: "n".into(), extensions, socket_dir };
-        let mut start = Command::new(program)
+        let mut start = Command::new("sh")
+            .args(["-c", &format!("{first}; exec \"$@\""), "sh"])
+            .arg(program)
             .args(["-namespace", "n", "-address", "/a", "-id", "c", "start"])
             .current_dir(&dir)
             .stdin(Stdio::piped())
@@ -172,7 +204,11 @@ fn frame(stream: u32, kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// One request, and its answer or the code of its refusal.
 fn call(socket: &mut UnixStream, service: &str, method: &str, id: &str) -> Result<Vec<u8>, i32> {
-    let payload = Id { id: id.into() }.encode_to_vec();
+    ask(socket, service, method, &Id { id: id.into() })
+}
+
+fn ask(socket: &mut UnixStream, service: &str, method: &str, message: &impl Message) -> Result<Vec<u8>, i32> {
+    let payload = message.encode_to_vec();
     let request = Request { service: service.into(), method: method.into(), payload };
     socket.write_all(&frame(7, 1, &request.encode_to_vec())).expect("write");
     answer(socket, 7)
@@ -227,7 +263,7 @@ fn the_shim_is_a_session_of_its_own_in_the_cgroup_that_was_named() {
     let name = format!("/shim-task-{}", std::process::id());
     let cgroup = PathBuf::from(format!("/sys/fs/cgroup{name}"));
     std::fs::create_dir(&cgroup).expect("a cgroup");
-    let shim = Shim::start_with("cgroup", &Options { shim_cgroup: name.clone() });
+    let shim = Shim::start_with("cgroup", &Options { shim_cgroup: name.clone(), ..Options::default() }, ":");
     let pid = shim.pid();
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).expect("procfs");
     assert!(read("cgroup").lines().any(|line| line.strip_prefix("0::") == Some(&name)));
@@ -282,8 +318,8 @@ fn a_message_that_is_too_long_is_refused_and_the_connection_goes_on() {
 #[test]
 fn there_is_an_end_to_the_number_of_peers() {
     let shim = Shim::start("peers");
-    let mut peers: Vec<UnixStream> = (0..512).map(|_| shim.connect()).collect();
-    assert!(call(&mut peers[511], "containerd.task.v2.Task", "Connect", "c").is_ok());
+    let mut peers: Vec<UnixStream> = (0..64).map(|_| shim.connect()).collect();
+    assert!(call(&mut peers[63], "containerd.task.v2.Task", "Connect", "c").is_ok());
     assert_eq!(shim.connect().read(&mut [0]).expect("an end"), 0);
     peers.pop();
     // It hears of that end before it looks at who comes next, or is asked once more.
@@ -296,6 +332,47 @@ fn there_is_an_end_to_the_number_of_peers() {
             break;
         }
         assert!(Instant::now() < end, "nobody is let in any more");
+    }
+}
+
+/// A connection for each, as containerd has it, and four descriptors: more than there are peers without a container, and more than
+/// the soft limit that the shim was started with, which is the containers' all the same.
+#[test]
+fn many_containers_have_one_shim() {
+    const COUNT: usize = 80;
+    const SOFT: &str = "150";
+    let shim = Shim::start_with("many", &Options::default(), &format!("ulimit -Sn {SOFT}"));
+    let service = "containerd.task.v2.Task";
+    let bundle = common::Bundle::sleeper();
+    let options = Options { root: bundle.store.display().to_string(), ..Options::default() };
+    let mut peers = Vec::new();
+    for number in 0..COUNT {
+        let mut peer = shim.connect();
+        let id = format!("{}-{number}", bundle.id);
+        let dir = bundle.dir.join(&id);
+        std::fs::create_dir(&dir).expect("a directory");
+        let mut config = bundle.config.clone();
+        config["process"].as_object_mut().expect("a process").remove("rlimits");
+        config["root"]["path"] = bundle.rootfs("").display().to_string().into();
+        config["linux"]["cgroupsPath"] = format!("/{id}").into();
+        std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
+        let create = Create { id, bundle: dir.display().to_string(), options: Some(options.message()) };
+        ask(&mut peer, service, "Create", &create).expect("Create");
+        call(&mut peer, service, "Start", &create.id).expect("Start");
+        peers.push((peer, create.id));
+    }
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shim.pid())).expect("children");
+    let children: Vec<&str> = children.split_whitespace().collect();
+    assert_eq!(children.len(), COUNT);
+    for pid in children {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+        assert_eq!(files.split_whitespace().next(), Some(SOFT));
+    }
+    for (peer, id) in &mut peers {
+        ask(peer, service, "Kill", &Kill { id: id.clone(), signal: 9 }).expect("Kill");
+        call(peer, service, "Wait", id).expect("Wait");
+        call(peer, service, "Delete", id).expect("Delete");
     }
 }
 

@@ -116,6 +116,8 @@ pub struct Children {
     workers: Vec<Worker>,
     /// Processes that ended before the worker that made them had said so.
     early: Vec<(Process, End)>,
+    /// `RLIMIT_NOFILE` before it was raised: the workers' own, and so the containers'.
+    files: Option<(u64, u64)>,
 }
 
 /// So many ends are taken in one round of the loop.
@@ -128,6 +130,14 @@ fn failed(call: &str, errno: Errno) -> Error {
 }
 
 impl Children {
+    /// Has as many descriptors as may be had, and leaves those that it starts at what they would have had: programs that close all
+    /// that could be open take long where the limit is high.
+    pub fn raise_open_files(&mut self) {
+        let limits = process::getrlimit(0, libc::RLIMIT_NOFILE).ok();
+        let raised = |(soft, hard)| soft < hard && process::prlimit(0, libc::RLIMIT_NOFILE, hard, hard).is_ok();
+        self.files = self.files.or(limits.filter(|limits| raised(*limits)));
+    }
+
     /// Starts a worker that does `work` with `stdio` as its standard descriptors (`/dev/null` where None), and has of all others
     /// only `kept` and what it opens. After `within` it is killed.
     ///
@@ -141,9 +151,10 @@ impl Children {
         work: impl FnOnce() -> Reply,
     ) -> Result<Job> {
         let reply = memfd_create(c"reply", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed("memfd_create", errno))?;
+        let files = self.files;
         let (pid, pidfd) = match clone3(0, None).map_err(|errno| failed("clone3", errno))? {
             Cloned::Parent(pid, pidfd) => (pid, pidfd),
-            Cloned::Child => work_in_child(reply.as_fd(), stdio, kept, work),
+            Cloned::Child => work_in_child(reply.as_fd(), stdio, kept, files, work),
         };
         self.jobs += 1;
         let (job, deadline) = (Job(self.jobs), clock::now() + within);
@@ -260,9 +271,15 @@ fn work_in_child(
     reply: BorrowedFd<'_>,
     stdio: [Option<BorrowedFd<'_>>; 3],
     kept: &[BorrowedFd<'_>],
+    files: Option<(u64, u64)>,
     work: impl FnOnce() -> Reply,
 ) -> ! {
-    let said = match prepare(reply, stdio, kept) {
+    let limited = || {
+        let Some((soft, hard)) = files else { return Ok(()) };
+        process::prlimit(0, libc::RLIMIT_NOFILE, soft, hard).map_err(|errno| failed("prlimit64", errno))
+    };
+    // Last: a descriptor above the limit can't be made, but it can be closed.
+    let said = match prepare(reply, stdio, kept).and_then(|()| limited()) {
         Ok(()) => work(),
         Err(error) => Reply::failed(error),
     };

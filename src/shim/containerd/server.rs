@@ -24,8 +24,8 @@ use crate::shim::children::{Children, Told};
 use crate::shim::clock::{self, Moment};
 use crate::shim::epoll::{EpollFlags, Poll, Ready};
 
-/// Peers at one time. containerd has one for each container of a pod, and for a moment two while it restarts.
-const PEERS: usize = 512;
+/// Peers at one time that have no container. containerd has one for each of a pod, and for a moment two while it restarts.
+const PEERS: usize = 64;
 const LISTENER: u64 = 0;
 /// How long after the last request.
 const CALM: Duration = Duration::from_secs(1);
@@ -110,9 +110,11 @@ impl Shim {
             Error::new("listen for containerd").call("fcntl(O_NONBLOCK)", crate::host::errno(&error))
         })?;
         poll.add(&listener, LISTENER, EpollFlags::EPOLLIN)?;
+        let mut children = Children::default();
+        children.raise_open_files();
         Ok(Self {
             poll,
-            children: Children::default(),
+            children,
             listener,
             socket,
             peers: BTreeMap::new(),
@@ -232,7 +234,7 @@ impl Shim {
         if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
             return Err(refused(&format!("it is of user {uid}")));
         }
-        if self.peers.len() >= PEERS {
+        if self.peers.len() >= PEERS + 2 * self.containers.len() {
             return Err(refused("there are too many"));
         }
         let peer = Connection::new(socket).map_err(|error| refused(&error.to_string()))?;
