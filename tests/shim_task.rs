@@ -46,6 +46,8 @@ struct Any {
 struct Options {
     #[prost(string, tag = "3")]
     shim_cgroup: String,
+    #[prost(uint32, tag = "5")]
+    io_gid: u32,
     #[prost(string, tag = "7")]
     root: String,
 }
@@ -112,8 +114,23 @@ struct Create {
     id: String,
     #[prost(string, tag = "2")]
     bundle: String,
+    #[prost(message, repeated, tag = "3")]
+    rootfs: Vec<Mount>,
+    #[prost(string, tag = "6")]
+    stdout: String,
     #[prost(message, optional, tag = "10")]
     options: Option<Any>,
+}
+
+/// containerd's Mount.
+#[derive(Clone, PartialEq, Message)]
+struct Mount {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(string, tag = "2")]
+    source: String,
+    #[prost(string, repeated, tag = "4")]
+    options: Vec<String>,
 }
 
 /// Fields of KillRequest.
@@ -221,7 +238,10 @@ fn answer(socket: &mut UnixStream, stream: u32) -> Result<Vec<u8>, i32> {
     let mut payload = vec![0; u32::from_be_bytes(header[..4].try_into().expect("four bytes")) as usize];
     socket.read_exact(&mut payload).expect("an answer");
     let response = Response::decode(&*payload).expect("a response");
-    response.status.map_or(Ok(response.payload), |status| Err(status.code))
+    response.status.map_or(Ok(response.payload), |status| {
+        println!("{}", status.message); // shown where that is a failure
+        Err(status.code)
+    })
 }
 
 #[test]
@@ -342,9 +362,7 @@ fn many_containers_have_one_shim() {
     const COUNT: usize = 80;
     const SOFT: &str = "150";
     let shim = Shim::start_with("many", &Options::default(), &format!("ulimit -Sn {SOFT}"));
-    let service = "containerd.task.v2.Task";
     let bundle = common::Bundle::sleeper();
-    let options = Options { root: bundle.store.display().to_string(), ..Options::default() };
     let mut peers = Vec::new();
     for number in 0..COUNT {
         let mut peer = shim.connect();
@@ -356,10 +374,8 @@ fn many_containers_have_one_shim() {
         config["root"]["path"] = bundle.rootfs("").display().to_string().into();
         config["linux"]["cgroupsPath"] = format!("/{id}").into();
         std::fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
-        let create = Create { id, bundle: dir.display().to_string(), options: Some(options.message()) };
-        ask(&mut peer, service, "Create", &create).expect("Create");
-        call(&mut peer, service, "Start", &create.id).expect("Start");
-        peers.push((peer, create.id));
+        begin(&mut peer, &Create { id: id.clone(), bundle: dir.display().to_string(), ..created(&bundle) });
+        peers.push((peer, id));
     }
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shim.pid())).expect("children");
     let children: Vec<&str> = children.split_whitespace().collect();
@@ -370,10 +386,96 @@ fn many_containers_have_one_shim() {
         assert_eq!(files.split_whitespace().next(), Some(SOFT));
     }
     for (peer, id) in &mut peers {
-        ask(peer, service, "Kill", &Kill { id: id.clone(), signal: 9 }).expect("Kill");
-        call(peer, service, "Wait", id).expect("Wait");
-        call(peer, service, "Delete", id).expect("Delete");
+        end(peer, id);
     }
+}
+
+const TASK: &str = "containerd.task.v2.Task";
+
+/// A task of a bundle.
+fn created(bundle: &common::Bundle) -> Create {
+    let options = Options { root: bundle.store.display().to_string(), ..Options::default() };
+    let dir = bundle.dir.display().to_string();
+    Create { id: bundle.id.clone(), bundle: dir, options: Some(options.message()), ..Create::default() }
+}
+
+/// Creates and starts it: its pid.
+fn begin(peer: &mut UnixStream, create: &Create) -> u32 {
+    /// Of a CreateTaskResponse.
+    #[derive(Clone, PartialEq, Message)]
+    struct Pid {
+        #[prost(uint32, tag = "1")]
+        pid: u32,
+    }
+    let made = ask(peer, TASK, "Create", create).expect("Create");
+    call(peer, TASK, "Start", &create.id).expect("Start");
+    Pid::decode(&*made).expect("a CreateTaskResponse").pid
+}
+
+fn end(peer: &mut UnixStream, id: &str) {
+    ask(peer, TASK, "Kill", &Kill { id: id.to_owned(), signal: 9 }).expect("Kill");
+    call(peer, TASK, "Wait", id).expect("Wait");
+    call(peer, TASK, "Delete", id).expect("Delete");
+}
+
+#[test]
+fn output_belongs_to_who_was_named_and_its_program_says_that_it_is_ready() {
+    let shim = Shim::start("owner");
+    let bundle = common::Bundle::script("echo out; exec sleep 1000");
+    let logger = bundle.dir.join("logger");
+    let write = |text: &str| {
+        std::fs::write(&logger, text).expect("write");
+        std::fs::set_permissions(&logger, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    };
+    let mut peer = shim.connect();
+    let root = bundle.store.display().to_string();
+    let options = Options { root, io_gid: 1234, ..Options::default() };
+    let stdout = format!("binary-v2://{}?to={}", logger.display(), bundle.dir.join("out").display());
+    let create = Create { stdout, options: Some(options.message()), ..created(&bundle) };
+    // The end of descriptor 5 is enough for binary://, and says nothing here.
+    write("#!/bin/sh\nexec 5>&-; cat <&3\n");
+    assert_eq!(ask(&mut peer, TASK, "Create", &create), Err(2));
+    write("#!/bin/sh\nprintf r >&5; exec 5>&-; exec cat <&3 >$2\n");
+    let pid = begin(&mut peer, &create);
+    let owner = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(format!("/proc/{pid}/fd/1")).expect("a pipe"));
+    assert_eq!(owner, 1234);
+    common::wait(|| std::fs::read_to_string(bundle.dir.join("out")).is_ok_and(|text| text == "out\n"));
+    end(&mut peer, &bundle.id);
+}
+
+/// An overlay whose layers' names do not fit into the page that mount(2) takes.
+#[test]
+fn a_root_file_system_may_have_many_layers() {
+    let shim = Shim::start("layers");
+    let bundle = common::Bundle::sleeper();
+    let layers = bundle.dir.join("layers".repeat(10));
+    let name = |number: usize| layers.join(number.to_string());
+    for number in 0..100 {
+        std::fs::create_dir_all(name(number)).expect("a layer");
+        std::fs::write(name(number).join(format!("file{number}")), "").expect("a file");
+    }
+    std::fs::rename(bundle.rootfs(""), name(100)).expect("the last layer");
+    std::fs::create_dir(bundle.rootfs("")).expect("rootfs");
+    let lower: Vec<String> = (0..=100).map(|number| name(number).display().to_string()).collect();
+    let own = ["upperdir", "workdir"].map(|name| {
+        let dir = bundle.dir.join(name);
+        std::fs::create_dir(&dir).expect("mkdir");
+        format!("{name}={}", dir.display())
+    });
+    let options = [vec![format!("lowerdir={}", lower.join(":"))], own.to_vec()].concat();
+    assert!(options[0].len() > 4096);
+    let overlay = Mount { kind: "overlay".into(), source: "overlay".into(), options };
+    let mut peer = shim.connect();
+    let pid = begin(&mut peer, &Create { rootfs: vec![overlay], ..created(&bundle) });
+    for number in [0, 99] {
+        assert!(Path::new(&format!("/proc/{pid}/root/file{number}")).exists(), "{number}");
+    }
+    end(&mut peer, &bundle.id);
+    assert_eq!(std::fs::read_dir(bundle.rootfs("")).expect("rootfs").count(), 0, "it is still mounted");
+    // The kernel would look for the part of a name that fits.
+    let options = vec![format!("lowerdir={}", vec![lower.join(":"); 9].join(":"))];
+    let overlay = Mount { kind: "overlay".into(), source: "overlay".into(), options };
+    assert_eq!(ask(&mut peer, TASK, "Create", &Create { rootfs: vec![overlay], ..created(&bundle) }), Err(2));
 }
 
 #[test]

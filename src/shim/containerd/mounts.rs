@@ -88,6 +88,10 @@ fn mount_one(one: &Mount, rootfs: &Path) -> Result<()> {
     }
     let (flags, data) = options(&one.options);
     let compact = compact(data);
+    if compact.data.len() > DATA {
+        let length = compact.data.len();
+        return Err(failed(rootfs).hint(format!("{length} bytes of options, and mount(2) takes {DATA}: less layers")));
+    }
     if let Some(directory) = &compact.directory {
         std::env::set_current_dir(directory)
             .map_err(|error| failed(rootfs).call("chdir", crate::host::errno(&error)))?;
