@@ -272,7 +272,11 @@ pub(super) fn make_cgroup(
         Ok(cgroup) => cgroup,
         Err(error) if cgroup::cannot_be_made(&error) && !resources.required() => {
             state.cgroup = None;
-            warnings.push(format!("the container runs without a cgroup of its own: {error}"));
+            // An ordinary user loses nothing by it that was asked for: no limit was, and what keeps devices away is its namespace.
+            // `check` says it; runc says nothing, and callers read the first line.
+            if !facts.rootless {
+                warnings.push(format!("the container runs without a cgroup of its own: {error}"));
+            }
             return Ok(None);
         }
         Err(error) if cgroup::cannot_be_made(&error) && facts.rootless => {
