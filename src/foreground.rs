@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::notify::Notify;
 use crate::sys::ioctl::tiocgptn;
 use crate::sys::pidfd::{End, WaitId, pidfd_send_signal, waitid};
+use crate::sys::process::kill_child;
 use crate::sys::signal::sigaction_default;
 use crate::sys::socket;
 
@@ -148,9 +149,9 @@ fn handle(signal: c_int, child: Pid, pidfd: BorrowedFd, terminal: Option<&mut Te
         (libc::SIGWINCH, Some(terminal)) => terminal.resize(),
         (libc::SIGCONT, Some(terminal)) => {
             terminal.resume();
-            forward(signal, pidfd);
+            forward(signal, child, pidfd);
         }
-        _ => forward(signal, pidfd),
+        _ => forward(signal, child, pidfd),
     }
 }
 
@@ -162,13 +163,17 @@ fn passed_on(notify: &Notify) -> bool {
     })
 }
 
-fn forward(signal: c_int, pidfd: BorrowedFd) {
-    match pidfd_send_signal(pidfd, signal) {
+fn forward(signal: c_int, child: Pid, pidfd: BorrowedFd) {
+    let sent = match pidfd_send_signal(pidfd, signal) {
+        Err(Errno::ENOSYS | Errno::EPERM) => kill_child(child.as_raw(), signal),
+        sent => sent,
+    };
+    match sent {
         // ESRCH: it has ended meanwhile, and the next poll says so.
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(errno) => {
             let error = Error::new(format!("forward signal {signal} to the container"))
-                .call(format!("pidfd_send_signal({}, {signal})", pidfd.as_raw_fd()), errno);
+                .call(format!("kill({child}, {signal})"), errno);
             // Not eprintln: it panics when stderr is gone.
             let _ = writeln!(io::stderr(), "{error}");
         }

@@ -18,6 +18,7 @@ use std::path::{Component, Path};
 
 use oci_spec::runtime::{Hook, Hooks, Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
+pub(crate) use self::mounts::lexical;
 pub use self::sysctl::sysctl_path;
 use crate::bundle::escape;
 use crate::error::{Error, Found, Result};

@@ -381,6 +381,40 @@ fn nothing_is_mounted_into_procfs() {
     assert_eq!(bundle.run().well(), "mine", "as lxcfs does");
 }
 
+/// Whatever it is called, and also where its path does not show it.
+#[test]
+fn over_proc_goes_nothing_but_a_whole_procfs() {
+    let over = |source: &str, target: &str| {
+        let bundle = Bundle::script("cat /proc/version").edit(|config| {
+            let mounts = config["mounts"].as_array_mut().expect("mounts");
+            mounts.retain(|mount| mount["destination"] != "/proc");
+        });
+        fs::create_dir(bundle.dir.join("files")).expect("a directory");
+        fs::write(bundle.dir.join("files/version"), "mine").expect("a file");
+        symlink("/proc/sys", bundle.dir.join("link")).expect("a link");
+        let source = bundle.dir.join(source);
+        with_mounts(bundle, [bind(source, target, &["rbind"])]).run()
+    };
+    for target in ["/proc", "proc/", "/x/../proc"] {
+        over("files", target).fails("not of type proc");
+        over("link", target).fails("not of type proc");
+    }
+    assert!(over("/proc", "/proc").well().starts_with("Linux version"));
+}
+
+/// CVE-2021-30465 needed one that was looked for behind what the container's own mounts had put there.
+#[test]
+fn a_source_is_what_the_host_has_there_whatever_was_mounted_before() {
+    let bundle = Bundle::script("cat /seen/file");
+    let (below, volume) = (bundle.rootfs("/below"), bundle.dir.join("volume"));
+    for (dir, text) in [(&below, "the host's"), (&volume, "the volume's")] {
+        fs::create_dir(dir).expect("a directory");
+        fs::write(dir.join("file"), text).expect("a file");
+    }
+    let mounts = [bind(volume, "/below", &["bind"]), bind(below, "/seen", &["bind"])];
+    assert_eq!(with_mounts(bundle, mounts).run().well(), "the host's");
+}
+
 #[test]
 fn a_remount_changes_what_is_there() {
     let remount = tmpfs("/data", &["remount", "ro", "noexec"]);

@@ -13,6 +13,8 @@ use crate::sys::mount::{self as sys, MountAttr};
 use crate::sys::path::{self, inherited};
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// The inode of a procfs's root (`PROC_ROOT_INO`).
+const PROC_ROOT: u64 = 1;
 
 /// Files of procfs that may be mounted over (lxcfs and the like); everything else there is refused (I-06).
 const PROC_FILES: &[&CStr] = &[
@@ -55,8 +57,19 @@ fn attach_bind(state: &mut State<'_>, entry: &Mount, tree: BorrowedFd<'_>) -> Re
     let directory = is_directory(tree).named("fstat")?;
     let target = lookup_or_create(state.root()?, &entry.target, directory).named("openat2")?;
     allowed(&target, &entry.target)?;
+    if entry.procfs {
+        whole_procfs(tree)?;
+    }
     bind_attributes(tree, entry)?;
     attach(state, entry, tree, &target)
+}
+
+/// Programs and LSM tools inside trust what they find in `/proc` (CVE-2019-16884).
+fn whole_procfs(tree: BorrowedFd<'_>) -> Result<(), Fail> {
+    let whole = path::fstatfs(tree).named("fstatfs")? == PROC_SUPER_MAGIC
+        && path::fstat(tree).named("fstat")?.st_ino == PROC_ROOT;
+    let refused = Fail::new("fstatfs", Errno::EPERM).because("cannot be mounted because it is not of type proc");
+    if whole { Ok(()) } else { Err(refused) }
 }
 
 fn is_directory(file: BorrowedFd<'_>) -> SysResult<bool> {

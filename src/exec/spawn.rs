@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::plan::op::{Op, Request, Slot};
 use crate::sys::clone::{Cloned, clone3};
 use crate::sys::path as sys;
-use crate::sys::process::{pidfd_open, poll_in, wait_status};
+use crate::sys::process::{kill_child, pidfd_kill, pidfd_open, poll_in, wait_status};
 use crate::sys::shared::Shared;
 use crate::sys::socket;
 
@@ -40,7 +40,9 @@ impl Process {
 }
 
 fn kill(pid: Pid, pidfd: &OwnedFd) {
-    let _ = crate::sys::process::pidfd_kill(pidfd.as_fd());
+    if !matches!(pidfd_kill(pidfd.as_fd()), Ok(()) | Err(Errno::ESRCH)) {
+        let _ = kill_child(pid.as_raw(), libc::SIGKILL);
+    }
     if poll_in(pidfd.as_fd(), 10_000).unwrap_or(false) {
         let _ = wait_status(pid.as_raw());
     }
@@ -157,7 +159,7 @@ fn after_stage(
 ) -> Result<(Pid, OwnedFd)> {
     let ended = poll_in(pidfd.as_fd(), BOUND.as_millis() as i32).unwrap_or(false);
     if !ended {
-        let _ = crate::sys::process::pidfd_kill(pidfd.as_fd());
+        let _ = pidfd_kill(pidfd.as_fd());
     }
     let _ = wait_status(stage.as_raw());
     let pid = staged.get().pid;

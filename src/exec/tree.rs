@@ -1,4 +1,5 @@
-//! Id-mapped mounts (mount_setattr(2), `MOUNT_ATTR_IDMAP`, kernel 5.12).
+//! Mounts that the parent makes: of the root file system's own files, and id-mapped ones (mount_setattr(2),
+//! `MOUNT_ATTR_IDMAP`, kernel 5.12).
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,16 +16,18 @@ use crate::sys::clone::{Cloned, clone3};
 use crate::sys::mount::{self, MountAttr};
 use crate::sys::{path, process};
 
-/// Makes the detached, id-mapped copy of a mount.
+/// Makes the detached copy of a mount, id-mapped where it has mappings.
 pub fn make(tree: &Tree) -> Result<OwnedFd> {
     let failed = |call: &str, errno: Errno| {
-        Error::new(format!("make an id-mapped mount of {}", tree.path.display()))
-            .call(call, errno)
-            .at(tree.from.clone())
+        let kind = if tree.uids.is_empty() { "a" } else { "an id-mapped" };
+        Error::new(format!("make {kind} mount of {}", tree.path.display())).call(call, errno).at(tree.from.clone())
     };
     let source =
         std::ffi::CString::new(tree.path.as_os_str().as_bytes()).map_err(|_| failed("open_tree", Errno::EINVAL))?;
     let copy = mount::open_tree(path::CWD, &source, tree.recursive).map_err(|errno| failed("open_tree", errno))?;
+    if tree.uids.is_empty() {
+        return Ok(copy);
+    }
     let userns = user_namespace(&tree.uids, &tree.gids)?;
     let attr =
         MountAttr { attr_set: libc::MOUNT_ATTR_IDMAP, userns_fd: userns.as_raw_fd() as u64, ..MountAttr::default() };

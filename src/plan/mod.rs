@@ -93,7 +93,7 @@ pub struct Options {
     pub systemd_cgroup: bool,
 }
 
-/// An id-mapped mount that the parent makes before the clone.
+/// A mount that the parent makes before the clone: an id-mapped one, or one of the root file system's own files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     /// The source of the bind mount.
@@ -210,7 +210,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     let has_mount_namespace = namespaces.has(LinuxNamespaceType::Mount);
     if has_mount_namespace {
         root::open(spec, bundle, &mut child)?;
-        mounts::plan(spec, facts, &namespaces, resources.as_ref(), &mut trees, &mut child, &mut warnings)?;
+        mounts::plan((spec, bundle), facts, &namespaces, resources.as_ref(), &mut trees, &mut child, &mut warnings)?;
         devices::plan(spec, &namespaces, facts, &mut child)?;
     } else {
         root::open_without_namespace(spec, bundle, &mut child)?;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 const MOUNT_ATTR_RDONLY: u64 = 1;
 
 pub(super) fn plan(
-    spec: &Spec,
+    (spec, bundle): (&Spec, &Path),
     facts: &HostFacts,
     namespaces: &Namespaces,
     resources: Option<&Resources>,
@@ -23,6 +23,7 @@ pub(super) fn plan(
     child: &mut Steps,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
+    let root = super::root::root_path(spec, bundle)?;
     for (index, entry) in spec.mounts().iter().flatten().enumerate() {
         let from = format!("/mounts/{index}");
         let options = MountOptions::parse(entry.options().as_deref().unwrap_or(&[])).map_err(|error| {
@@ -47,6 +48,9 @@ pub(super) fn plan(
         if let Source::Bind(_) = mount.source {
             mount.parent_opens = namespaces.new_user() && !facts.ordinary();
             id_mapped(spec, entry, &from, &mut mount, trees)?;
+            if !facts.ordinary() && entry.source().as_ref().is_some_and(|source| source.starts_with(&root)) {
+                of_the_host(entry, &from, &mut mount, trees);
+            }
         }
         if matches!(&mount.source, Source::New { kind, .. } if kind.as_bytes() == b"cgroup2") {
             let own_namespace = namespaces.has(LinuxNamespaceType::Cgroup);
@@ -98,6 +102,7 @@ fn one(entry: &Entry, from: &str, target: CString, mut options: MountOptions) ->
     options.set &= !later;
     let ordinary_directory =
         matches!(&source, Source::New { kind, .. } if matches!(kind.as_bytes(), b"proc" | b"sysfs"));
+    let procfs = bind && crate::validate::lexical(entry.destination()) == Path::new("/proc");
     Ok(Mount {
         source,
         target,
@@ -105,6 +110,7 @@ fn one(entry: &Entry, from: &str, target: CString, mut options: MountOptions) ->
         flags,
         data,
         ordinary_directory,
+        procfs,
         later,
         parent_opens: false,
         fallback: None,
@@ -152,6 +158,17 @@ fn id_mapped(spec: &Spec, entry: &Entry, from: &str, mount: &mut Mount, trees: &
     trees.push(Tree { path, recursive: mount.options.recursive, recursive_map, uids, gids, from: from.to_owned() });
     mount.source = Source::Tree(trees.len() - 1);
     Ok(())
+}
+
+/// A source inside the root file system is what the host has there, and not what an earlier mount of the container's has put over it
+/// (CVE-2021-30465): the parent takes it before there are any. An ordinary user's parent has no right to.
+fn of_the_host(entry: &Entry, from: &str, mount: &mut Mount, trees: &mut Vec<Tree>) {
+    if let Source::Bind(_) = mount.source {
+        let (path, recursive) = (entry.source().clone().unwrap_or_default(), mount.options.recursive);
+        let (uids, gids) = (Vec::new(), Vec::new());
+        trees.push(Tree { path, recursive, recursive_map: false, uids, gids, from: from.to_owned() });
+        mount.source = Source::Tree(trees.len() - 1);
+    }
 }
 
 /// cgroup2 as the container sees it. Without a cgroup namespace a new mount would show the host's whole tree, so only

@@ -79,6 +79,8 @@ pub struct Mount {
     pub data: Vec<(CString, Option<CString>)>,
     /// The target must be a directory that no symbolic link leads to (procfs, sysfs).
     pub ordinary_directory: bool,
+    /// A bind mount over `/proc`, which nothing but a whole procfs may be.
+    pub procfs: bool,
     /// Attributes that must wait until the content is there (`ro` of `/dev`).
     pub later: u64,
     /// The parent opens the source of this bind mount when the ids of the new user namespace can't reach it.

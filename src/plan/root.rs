@@ -26,7 +26,7 @@ fn propagation(spec: &Spec) -> Result<Option<u64>> {
     Ok(Some(kind))
 }
 
-fn root_path(spec: &Spec, bundle: &Path) -> Result<std::path::PathBuf> {
+pub(super) fn root_path(spec: &Spec, bundle: &Path) -> Result<std::path::PathBuf> {
     let root = spec.root().as_ref().ok_or_else(|| Error::new("root must be specified").at("/root"))?;
     Ok(bundle.join(root.path()))
 }

@@ -121,6 +121,13 @@ pub fn setdomainname(name: &CStr) -> SysResult<()> {
     check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.count_bytes()) }).map(drop)
 }
 
+/// kill(2) of `child`, which must be a child that was not waited for, so that nobody else can have its number: the way that is left
+/// where an outer filter denies pidfd_send_signal(2).
+pub fn kill_child(child: i32, signal: i32) -> SysResult<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_kill, child, signal) }).map(drop)
+}
+
 /// kill(2) of the group that `leader` leads with `SIGKILL`. The leader must be a child that was not waited for, so that
 /// nobody else can have its number.
 pub fn kill_group(leader: i32) -> SysResult<()> {

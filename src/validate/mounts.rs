@@ -72,7 +72,7 @@ fn in_proc(mount: &Mount, source: &Path, options: &MountOptions) -> Result<()> {
 }
 
 /// `path` below the root, its `.` and `..` taken away as if it held no links.
-fn lexical(path: &Path) -> PathBuf {
+pub(crate) fn lexical(path: &Path) -> PathBuf {
     let mut clean = PathBuf::from("/");
     for part in path.components() {
         match part {
