@@ -74,13 +74,15 @@ pub struct Heartbeat {
     pub timeout: Duration,
 }
 
-/// What is put into the place of `{id}`, `{summary}`, `{reason}`, `{seq}`, `{status}` (0 to 3, as of a plugin) and `{consul}` (passing,
-/// warning, critical). None of them holds a space, a quote or a percent sign, so each stands for itself in a path, in JSON and on a
-/// command line. What else stands in braces stays.
+/// What is put into the place of `{id}`, `{node}`, `{summary}`, `{reason}`, `{seq}`, `{status}` (0 to 3, as of a plugin) and `{consul}`
+/// (passing, warning, critical). None of them holds a space, a quote or a percent sign, so each stands for itself in a path, in JSON and
+/// on a command line. What else stands in braces stays.
 #[derive(Debug, Clone)]
 pub struct Words {
     /// The container.
     pub id: String,
+    /// The machine, as [`node`] has it.
+    pub node: String,
     /// Its state.
     pub summary: Summary,
     /// Why.
@@ -100,7 +102,16 @@ impl Words {
             .replace("{seq}", &self.seq.to_string())
             .replace("{status}", &status.to_string())
             .replace("{consul}", consul)
+            .replace("{node}", &self.node)
     }
+}
+
+/// The machine's name, as `uname -n` prints it: what Pacemaker and Slurm call a node unless they are told otherwise. What no host's name
+/// holds is left out.
+pub fn node() -> String {
+    let name =
+        nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    name.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).collect()
 }
 
 /// A heartbeat on its way.
@@ -463,10 +474,13 @@ mod tests {
 
     #[test]
     fn words_stand_for_themselves_in_every_place() {
-        let words = Words { id: "c.1".into(), summary: Summary::Hung, reason: Reason::Deadlock, seq: 7 };
+        let words =
+            Words { id: "c.1".into(), node: "n-1".into(), summary: Summary::Hung, reason: Reason::Deadlock, seq: 7 };
         assert_eq!(
-            words.fill("/v1/{id}?s={summary}&r={reason} {\"Status\":\"{consul}\",\"n\":{status},\"q\":{seq}} {other}"),
-            "/v1/c.1?s=hung&r=deadlock {\"Status\":\"critical\",\"n\":2,\"q\":7} {other}"
+            words.fill(
+                "/v1/{id}@{node}?s={summary}&r={reason} {\"Status\":\"{consul}\",\"n\":{status},\"q\":{seq}} {other}"
+            ),
+            "/v1/c.1@n-1?s=hung&r=deadlock {\"Status\":\"critical\",\"n\":2,\"q\":7} {other}"
         );
     }
 

@@ -28,7 +28,7 @@ use super::jobs::Runtime;
 use super::output::Output;
 use super::probe::Verdict;
 use super::probing::{For, Means, Probing};
-use super::push::{Push, Said, Words};
+use super::push::{self, Push, Said, Words};
 use super::record::{Directory, Journal};
 use super::restart::{Next, Restarts, When};
 use super::sdnotify::Manager;
@@ -314,7 +314,8 @@ impl Supervisor {
             complain(&error);
             self.journal.event("summary", data)
         });
-        let words = Words { id: self.wanted.id.clone(), summary: found.0, reason: found.1, seq: event.seq };
+        let (summary, reason) = found;
+        let words = Words { id: self.wanted.id.clone(), node: push::node(), summary, reason, seq: event.seq };
         let mut said = self.push.changed(words, &event, now);
         said.extend(self.push.begin(&mut self.children, &self.poll, now));
         self.pushed(said);
