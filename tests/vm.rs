@@ -35,6 +35,7 @@ const NATIVE_ONLY: &[&str] = &[
     "haproxy",
     "invariants",
     "ocf::native",
+    "pacemaker",
     "plan",
     "prometheus",
     "seccomp::errors",
