@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::flight::Where;
 use super::health::Summary;
 use super::probe::Schedule;
-use super::push::{Heartbeat, Told, Where};
+use super::push::{Heartbeat, Told};
 use super::restart::{Policy, When};
 use crate::error::{Error, Result};
 

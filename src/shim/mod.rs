@@ -14,6 +14,7 @@ pub mod config;
 pub mod containerd;
 pub mod dialect;
 pub mod epoll;
+pub mod flight;
 pub mod health;
 pub mod http;
 pub mod jobs;

@@ -3,19 +3,13 @@
 //! A manager that is told this way needs no adapter: `crm_resource -F`, `attrd_updater`, `scontrol update`, a TTL check of Consul
 //! are all configuration. A program is run by a worker, with nothing but what it is given, in a cgroup of its own and in its time.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr, connect, socket};
-
 use super::children::{Children, Job, Reply};
 use super::clock::Moment;
-use super::epoll::{EpollFlags, Poll};
+use super::epoll::Poll;
+use super::flight::{Flight, Part, Where, secret};
 use super::health::{Reason, Summary};
 use super::view::Event;
 use crate::cgroup::{Cgroup, Hierarchy};
@@ -30,8 +24,6 @@ const GRACE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 4;
 /// So many wait; the oldest of more is given up, and that is said.
 const WAITING: usize = 64;
-/// Bytes of an answer to a heartbeat that are looked at.
-const ANSWER: usize = 1024;
 
 /// A program that is told of changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,15 +34,6 @@ pub struct Told {
     pub exec: Vec<String>,
     /// Then it is killed.
     pub timeout: Duration,
-}
-
-/// Where a heartbeat goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Where {
-    /// `http://ADDRESS:PORT/...`
-    Tcp(SocketAddr),
-    /// `unix:///SOCKET:/...`
-    Unix(PathBuf),
 }
 
 /// A request in each period, and at each change.
@@ -112,21 +95,6 @@ pub fn node() -> String {
     let name =
         nix::sys::utsname::uname().map(|names| names.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     name.chars().filter(|c| c.is_ascii_alphanumeric() || "-._".contains(*c)).collect()
-}
-
-/// A heartbeat on its way.
-#[derive(Debug)]
-struct Flight {
-    stream: Stream,
-    request: Vec<u8>,
-    heard: Vec<u8>,
-    deadline: Moment,
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 /// All that one supervisor tells.
@@ -255,9 +223,7 @@ impl Push {
         self.next = now + heartbeat.period;
         self.again = false;
         let begun = request(heartbeat, words).and_then(|request| {
-            let stream = Stream::open(&heartbeat.to)?;
-            poll.add(&stream, self.token, EpollFlags::EPOLLOUT)?;
-            Ok(Flight { stream, request, heard: Vec::new(), deadline: now + heartbeat.timeout })
+            Flight::begin(&heartbeat.to, request, Part::Status, now + heartbeat.timeout, poll, self.token)
         });
         match begun {
             Ok(flight) => {
@@ -270,21 +236,18 @@ impl Push {
 
     /// The heartbeat's socket is ready.
     pub fn ready(&mut self, poll: &Poll, now: Moment) -> Option<Said> {
-        let token = self.token;
-        let flight = self.flight.as_mut()?;
-        match flight.go_on() {
-            None => {
-                let wanted = if flight.request.is_empty() { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
-                let _ = poll.change(&flight.stream, token, wanted);
-                None
-            }
-            Some(went) => self.landed(poll, now, went),
-        }
+        let went = self.flight.as_mut()?.ready(poll, self.token)?;
+        // 2xx is heard.
+        let went = went.and_then(|answer| match answer.status {
+            200..=299 => Ok(()),
+            status => Err(format!("HTTP status {status}")),
+        });
+        self.landed(poll, now, went)
     }
 
     fn landed(&mut self, poll: &Poll, now: Moment, went: std::result::Result<(), String>) -> Option<Said> {
         if let Some(flight) = self.flight.take() {
-            poll.remove(&flight.stream);
+            flight.end(poll);
         }
         if std::mem::take(&mut self.again) {
             self.next = now;
@@ -364,110 +327,6 @@ fn request(heartbeat: &Heartbeat, words: &Words) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-/// One header from a file that nobody else can read. No error says what is in it.
-fn secret(path: &std::path::Path) -> Result<String> {
-    use std::os::unix::fs::MetadataExt;
-    let failed = |error: std::io::Error| {
-        Error::new(format!("read the header in {}", path.display())).call("open", crate::host::errno(&error))
-    };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(Error::new(format!("{} can be read by others", path.display())).hint("chmod 600"));
-    }
-    let mut text = String::new();
-    file.take(4096).read_to_string(&mut text).map_err(failed)?;
-    let line = text.trim_end_matches(['\r', '\n']);
-    match line.contains(':') && !line.contains(|c: char| c.is_control()) {
-        true => Ok(line.to_owned()),
-        false => Err(Error::new(format!("{} holds no header", path.display())).hint("one line: Name: value")),
-    }
-}
-
-impl Stream {
-    fn open(to: &Where) -> Result<Self> {
-        let failed = |call: &str, errno| Error::new("send the heartbeat").call(call, errno);
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let made = |family| socket(family, SockType::Stream, flags, None).map_err(|errno| failed("socket", errno));
-        let (stream, connected) = match to {
-            Where::Tcp(SocketAddr::V4(address)) => {
-                let made = made(AddressFamily::Inet)?;
-                let connected = connect(made.as_raw_fd(), &SockaddrIn::from(*address));
-                (Self::Tcp(made.into()), connected)
-            }
-            Where::Tcp(SocketAddr::V6(address)) => {
-                let made = made(AddressFamily::Inet6)?;
-                let connected = connect(made.as_raw_fd(), &SockaddrIn6::from(*address));
-                (Self::Tcp(made.into()), connected)
-            }
-            Where::Unix(path) => {
-                let made = made(AddressFamily::Unix)?;
-                let address = UnixAddr::new(path).map_err(|errno| failed("connect", errno))?;
-                let connected = connect(made.as_raw_fd(), &address);
-                (Self::Unix(made.into()), connected)
-            }
-        };
-        match connected {
-            Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
-            Err(errno) => Err(failed("connect", errno)),
-        }
-    }
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-impl Flight {
-    fn go_on(&mut self) -> Option<std::result::Result<(), String>> {
-        use std::io::ErrorKind::WouldBlock;
-        while !self.request.is_empty() {
-            let written = match &mut self.stream {
-                Stream::Tcp(stream) => stream.write(&self.request),
-                Stream::Unix(stream) => stream.write(&self.request),
-            };
-            match written {
-                Ok(length) => drop(self.request.drain(..length)),
-                Err(error) if error.kind() == WouldBlock => return None,
-                Err(error) => return Some(Err(error.to_string())),
-            }
-        }
-        let mut buffer = [0; ANSWER];
-        let read = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(&mut buffer),
-            Stream::Unix(stream) => stream.read(&mut buffer),
-        };
-        match read {
-            Ok(0) => Some(Err("the connection was closed without an answer".to_owned())),
-            Ok(length) => {
-                self.heard.extend_from_slice(&buffer[..length]);
-                answer(&self.heard)
-            }
-            Err(error) if error.kind() == WouldBlock => None,
-            Err(error) => Some(Err(error.to_string())),
-        }
-    }
-}
-
-/// 2xx is heard. None: the first line is not there yet.
-fn answer(heard: &[u8]) -> Option<std::result::Result<(), String>> {
-    let Some(end) = heard.iter().position(|byte| *byte == b'\n') else {
-        return (heard.len() >= ANSWER).then(|| Err("no HTTP".to_owned()));
-    };
-    let line = String::from_utf8_lossy(&heard[..end]);
-    let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.trim().parse::<u16>().ok());
-    Some(match code {
-        Some(200..=299) => Ok(()),
-        Some(code) => Err(format!("HTTP status {code}")),
-        None => Err("no HTTP".to_owned()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -482,13 +341,5 @@ mod tests {
             ),
             "/v1/c.1@n-1?s=hung&r=deadlock {\"Status\":\"critical\",\"n\":2,\"q\":7} {other}"
         );
-    }
-
-    #[test]
-    fn an_answer_is_its_first_line() {
-        assert_eq!(answer(b"HTTP/1.1 204 No Content\r\n"), Some(Ok(())));
-        assert_eq!(answer(b"HTTP/1.0 429\n"), Some(Err("HTTP status 429".into())));
-        assert_eq!(answer(b"220 smtp\r\n"), Some(Err("no HTTP".into())));
-        assert_eq!(answer(b"HTTP/1.1 20"), None);
     }
 }
