@@ -20,7 +20,7 @@ use orlop::shim::epoll::{EpollFlags, Poll, Ready};
 use orlop::shim::health::{Reason, Summary};
 use orlop::shim::http::{CLIENTS, Client, Connections, Kind, Listener, directory};
 use orlop::shim::metrics;
-use orlop::shim::view::{ExitView, ProbeView, View};
+use orlop::shim::view::{ExitView, LeaseView, ProbeView, View};
 
 const WAKE: u64 = 1;
 const FIRST_LISTENER: u64 = 2;
@@ -175,6 +175,12 @@ fn view(id: &str, summary: Summary, reason: Reason) -> View {
         ready: Some(true),
         pressure: "none".to_owned(),
         crash: "none".to_owned(),
+        lease: Some(LeaseView {
+            state: "held".to_owned(),
+            key: "/key".to_owned(),
+            token: Some(7),
+            remaining_seconds: 5.5,
+        }),
         restarts: 1,
         uptime_seconds: Some(60.0),
         started_seconds: Some(1_767_225_600.5),

@@ -138,6 +138,14 @@ impl Cgroup {
             .hint("a cgroup above it is frozen (cgroup.freeze)"))
     }
 
+    /// Begins to stop every process in it, without waiting for it.
+    ///
+    /// # Errors
+    /// The write is refused.
+    pub fn begin_freeze(&self) -> Result<()> {
+        self.set_frozen(true)
+    }
+
     /// Lets the processes go on, without waiting for it.
     ///
     /// # Errors

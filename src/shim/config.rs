@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::flight::Where;
 use super::health::Summary;
+use super::lease;
 use super::probe::Schedule;
 use super::push::{Heartbeat, Told};
 use super::restart::{Policy, When};
@@ -40,6 +41,8 @@ pub struct Config {
     pub push: Vec<Told>,
     /// Who hears that it lives.
     pub heartbeat: Option<Heartbeat>,
+    /// What it must hold to run.
+    pub lease: Option<lease::Wanted>,
 }
 
 /// A probe and when it is made.
@@ -171,10 +174,11 @@ fn one(config: &mut Config, key: &str, value: Value, place: &str) -> Result<()> 
         "log" => config.log = Some(log(parse(value, place)?, place)?),
         "push" => config.push = push(parse(value, place)?, place)?,
         "heartbeat" => config.heartbeat = Some(heartbeat(parse(value, place)?, place)?),
+        "lease" => config.lease = Some(lease(parse(value, place)?, place)?),
         _ => {
             return Err(Error::new(format!("unknown key {key:?}"))
                 .at(place)
-                .hint("startup, liveness, readiness, restart, stop, log, push and heartbeat are known"));
+                .hint("startup, liveness, readiness, restart, stop, log, push, heartbeat and lease are known"));
         }
     }
     Ok(())
@@ -519,6 +523,52 @@ fn heartbeat(text: HeartbeatText, place: &str) -> Result<Heartbeat> {
     })
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Endpoints {
+    One(String),
+    Several(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct LeaseText {
+    etcd: Endpoints,
+    key: String,
+    ttl_seconds: Option<u64>,
+    header_file: Option<std::path::PathBuf>,
+}
+
+/// etcd's endpoints are `http://ADDRESS:PORT`; as for a heartbeat, TLS is for a proxy.
+fn lease(text: LeaseText, place: &str) -> Result<lease::Wanted> {
+    let bad = |name: &str, why: &str| Error::new(why).at(format!("{place}/{name}"));
+    let one = |url: String| {
+        let host = url.strip_prefix("http://").map(|host| host.trim_end_matches('/').to_owned());
+        let address = host.as_ref().and_then(|host| host.parse().ok());
+        let wrong = || bad("etcd", "it must be http://ADDRESS:PORT").hint("names are not looked up");
+        address.map(Where::Tcp).zip(host).ok_or_else(wrong)
+    };
+    let etcd: Vec<_> = match text.etcd {
+        Endpoints::One(url) => vec![one(url)?],
+        Endpoints::Several(urls) => urls.into_iter().map(one).collect::<Result<_>>()?,
+    };
+    if etcd.is_empty() || etcd.len() > 16 {
+        return Err(bad("etcd", "it has from 1 to 16 endpoints"));
+    }
+    if text.key.is_empty() || text.key.len() > 1024 || text.key.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(bad("key", "it is from 1 to 1024 bytes without control characters"));
+    }
+    // etcd counts whole seconds. A day is enough for any of them.
+    let ttl = match text.ttl_seconds.unwrap_or(10) {
+        seconds @ 1..=86_400 => Duration::from_secs(seconds),
+        _ => return Err(bad("ttlSeconds", "it must be from a second to a day")),
+    };
+    if text.header_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+        return Err(bad("headerFile", "it must be absolute"));
+    }
+    Ok(lease::Wanted { etcd, key: text.key, ttl, header_file: text.header_file })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -578,6 +628,23 @@ mod tests {
             (json!({"stop": {"timeoutSeconds": -1}}), "health.json /stop/timeoutSeconds"),
             (json!({"log": {"path": "out"}}), "health.json /log/path"),
             (json!({"log": {"path": "/out", "maxBytes": 1}}), "health.json /log"),
+            (json!({"lease": {"key": "/k"}}), "health.json /lease"),
+            (json!({"lease": {"etcd": "http://etcd:2379", "key": "/k"}}), "health.json /lease/etcd"),
+            (json!({"lease": {"etcd": ["http://[::1]:1", "https://[::1]:2"], "key": "/k"}}), "health.json /lease/etcd"),
+            (json!({"lease": {"etcd": [], "key": "/k"}}), "health.json /lease/etcd"),
+            (json!({"lease": {"etcd": "http://[::1]:1", "key": ""}}), "health.json /lease/key"),
+            (
+                json!({"lease": {"etcd": "http://[::1]:1/", "key": "k", "ttlSeconds": 0}}),
+                "health.json /lease/ttlSeconds",
+            ),
+            (
+                json!({"lease": {"etcd": "http://[::1]:1", "key": "k", "ttlSeconds": 1.5}}),
+                "health.json /lease/ttlSeconds",
+            ),
+            (
+                json!({"lease": {"etcd": "http://[::1]:1", "key": "k", "headerFile": "t"}}),
+                "health.json /lease/headerFile",
+            ),
         ] {
             let error = file(value.clone()).expect_err(&value.to_string());
             assert_eq!(error.pointer.as_deref(), Some(place), "{value}: {error:?}");

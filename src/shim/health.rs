@@ -38,6 +38,8 @@ pub enum Exit {
     Asked,
     /// It does not answer any more, and was stopped for that.
     Unhealthy,
+    /// Its lease was about to end, and it was stopped for that.
+    Fenced,
     /// It could not be made, or its program could not be executed.
     NotStarted,
     /// Nobody has seen it: the supervisor was away, and this kernel tells only a parent (before 6.15).
@@ -132,9 +134,11 @@ pub enum Crash {
 pub enum Lease {
     /// None is asked for.
     None,
+    /// Another one has it, or may still run under it.
+    Waiting,
     /// It is held.
     Held,
-    /// It was not renewed for a third of its time.
+    /// It was not renewed for half of its time.
     Expiring,
     /// It ran out, or another has it.
     Lost,
@@ -304,12 +308,13 @@ pub enum Reason {
     PidsLimit,
     LeaseLost,
     LeaseExpiring,
+    LeaseWait,
     StaleSample,
 }
 
 impl Reason {
     /// All of them, in the order of the source.
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 31] = [
         Reason::Ok,
         Reason::Created,
         Reason::StartupProbe,
@@ -339,6 +344,7 @@ impl Reason {
         Reason::PidsLimit,
         Reason::LeaseLost,
         Reason::LeaseExpiring,
+        Reason::LeaseWait,
         Reason::StaleSample,
     ];
 
@@ -374,6 +380,7 @@ impl Reason {
             Reason::PidsLimit => "pids-limit",
             Reason::LeaseLost => "lease-lost",
             Reason::LeaseExpiring => "lease-expiring",
+            Reason::LeaseWait => "lease-wait",
             Reason::StaleSample => "stale-sample",
         }
     }
@@ -395,6 +402,7 @@ pub fn summary(axes: &Axes) -> (Summary, Reason) {
         // What is asked to stop fails its probes, and what is frozen can't answer them: neither says anything.
         Lifecycle::Stopping => (Summary::Stopping, Reason::Stopping),
         Lifecycle::Paused => (Summary::Paused, Reason::Paused),
+        Lifecycle::Created if axes.lease == Lease::Waiting => (Summary::Starting, Reason::LeaseWait),
         Lifecycle::Created => (Summary::Starting, Reason::Created),
         Lifecycle::Starting if axes.crash == Crash::Loop => (Summary::CrashLoop, Reason::CrashLoop),
         Lifecycle::Starting => (Summary::Starting, Reason::StartupProbe),
@@ -409,6 +417,7 @@ fn ended(exit: Exit, crash: Crash) -> (Summary, Reason) {
         Exit::Signal(_) => Reason::Signal,
         Exit::Oom => Reason::OomKill,
         Exit::Unhealthy => Reason::StoppedUnhealthy,
+        Exit::Fenced => Reason::LeaseLost,
         Exit::NotStarted => Reason::StartFailed,
         Exit::Unknown => Reason::ExitUnknown,
     };
@@ -437,7 +446,7 @@ fn running(axes: &Axes) -> (Summary, Reason) {
         return (Summary::Degraded, short_of(what));
     }
     match (axes.lease, axes.crash) {
-        (Lease::Expiring, _) => (Summary::Degraded, Reason::LeaseExpiring),
+        (Lease::Expiring | Lease::Waiting, _) => (Summary::Degraded, Reason::LeaseExpiring),
         // It runs again, and has not yet for long enough to be believed.
         (_, Crash::Loop) => (Summary::Degraded, Reason::CrashLoop),
         _ => (Summary::Healthy, Reason::Ok),
@@ -497,7 +506,7 @@ mod tests {
             every(&[None, Some(false), Some(true)]),
             every(&pressure),
             every(&[Crash::None, Crash::Backoff, Crash::Loop]),
-            every(&[Lease::None, Lease::Held, Lease::Expiring, Lease::Lost]),
+            every(&[Lease::None, Lease::Waiting, Lease::Held, Lease::Expiring, Lease::Lost]),
             prop::collection::vec(0u64..10, 0..3),
         )
             .prop_map(|(lifecycle, liveness, ready, pressure, crash, lease, ages)| Axes {

@@ -208,6 +208,12 @@ pub const FAMILIES: &[Family] = &[
         source: Source::Container(|view| view.ready.map(|ready| f64::from(u8::from(ready)))),
     },
     Family {
+        name: "orlop_container_lease_remaining_seconds",
+        kind: Kind::Gauge,
+        help: "How long it may still run if its lease is not renewed, where it needs one",
+        source: Source::Container(|view| view.lease.as_ref().map(|lease| lease.remaining_seconds)),
+    },
+    Family {
         name: "orlop_container_restarts",
         kind: Kind::Counter,
         help: "Starts after the first",

@@ -18,6 +18,7 @@ pub mod flight;
 pub mod health;
 pub mod http;
 pub mod jobs;
+pub mod lease;
 pub mod metrics;
 pub mod observe;
 pub mod ocf;

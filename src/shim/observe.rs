@@ -65,6 +65,14 @@ impl Limits {
 pub struct Notice(File);
 
 impl Notice {
+    /// A file of a cgroup; None: the kernel does not have it.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub fn of(cgroup: &Cgroup, name: &str) -> Result<Option<Self>> {
+        Ok(cgroup.open_file(name)?.map(File::from).map(Self))
+    }
+
     /// Its text now. To read it is what arms the next notice.
     pub fn read(&mut self) -> String {
         let mut text = String::new();
@@ -106,9 +114,11 @@ impl Observer {
     /// # Errors
     /// A file that is there can't be opened.
     pub fn new(cgroup: Cgroup, limits: Limits) -> Result<Self> {
-        let notice = |name| Ok(cgroup.open_file(name)?.map(File::from).map(Notice));
-        let [mut events, mut memory, mut pids] =
-            [notice("cgroup.events")?, notice("memory.events")?, notice("pids.events")?];
+        let [mut events, mut memory, mut pids] = [
+            Notice::of(&cgroup, "cgroup.events")?,
+            Notice::of(&cgroup, "memory.events")?,
+            Notice::of(&cgroup, "pids.events")?,
+        ];
         for notice in [&mut events, &mut memory, &mut pids].into_iter().flatten() {
             notice.read();
         }

@@ -7,6 +7,7 @@
 //!     events.ndjson       CloudEvents, the newest last; events.1.ndjson those before
 //!     read.sock           0600, what may be asked
 //!     control.sock        0600, what may be done
+//!     lease.json          the lease's token, where one is needed; config.json: the bundle's with that mounted
 //!     stdout, stderr      fifos, where a log was asked for
 //! ```
 
@@ -108,6 +109,18 @@ impl Directory {
     /// # Errors
     /// There is no room.
     pub fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.put(name, value, 0o600)
+    }
+
+    /// The same, for a file that a container gets: it may be read by any of its users.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_for_all(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.put(name, value, 0o444)
+    }
+
+    fn put(&self, name: &str, value: &impl Serialize, mode: u32) -> Result<()> {
         let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let text = serde_json::to_vec(value).map_err(|error| Error::new(format!("encode {name}: {error}")))?;
         let mut file = OpenOptions::new()
@@ -118,6 +131,7 @@ impl Directory {
             .open(&new)
             .map_err(|error| failed(&new, "open", &error))?;
         file.write_all(&text).map_err(|error| failed(&new, "write", &error))?;
+        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(|error| failed(&new, "fchmod", &error))?;
         fs::rename(&new, &path).map_err(|error| failed(&path, "rename", &error))
     }
 

@@ -108,6 +108,11 @@ impl Restarts {
     /// It has ended at `now` after `uptime`. `jitter`, between 0 and 1, keeps those that failed together from coming back
     /// together: a wait is shortened by up to a fifth.
     pub fn exited(&mut self, now: Moment, uptime: Duration, exit: Exit, jitter: f64) -> Next {
+        // Its program has done nothing wrong, and who asks for a lease waits in any case.
+        if exit == Exit::Fenced && self.policy.when != When::No {
+            self.total += 1;
+            return Next::Start(now);
+        }
         if uptime >= self.policy.reset {
             self.row = 0;
             self.exits.clear();
@@ -214,6 +219,17 @@ mod tests {
         assert_eq!(exits.map(|exit| next(When::No, exit)), [false; 5]);
         assert_eq!(exits.map(|exit| next(When::OnFailure, exit)), [false, true, true, true, false]);
         assert_eq!(exits.map(|exit| next(When::Always, exit)), [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn want_of_a_lease_is_no_crash() {
+        let policy = Policy { when: When::OnFailure, retries: Some(1), ..Policy::default() };
+        let mut restarts = Restarts::new(policy);
+        for number in 1..=20 {
+            assert_eq!(restarts.exited(SECOND, SECOND, Exit::Fenced, 0.0), Next::Start(SECOND));
+            assert_eq!((restarts.crash(), restarts.total()), (Crash::None, number));
+        }
+        assert_eq!(Restarts::new(Policy::default()).exited(SECOND, SECOND, Exit::Fenced, 0.0), Next::Stay);
     }
 
     #[test]

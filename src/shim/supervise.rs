@@ -1,9 +1,11 @@
 //! One container under supervision: from its first start to its last end.
 //!
 //! ```text
-//! Making ─▶ Starting ─▶ Up ─▶ Removing ─▶ Waiting ─▶ Making ...
-//!    └─────────┴───────────────▲  └────────▶ Over
+//! Leasing ─▶ Making ─▶ Starting ─▶ Up ─▶ Removing ─▶ Waiting ─▶ Leasing ...
+//!               └─────────┴───────────────▲  └────────▶ Over
 //! ```
+//!
+//! Who needs no lease, or still has one, does not wait for it.
 //!
 //! One thread and one loop. What takes its time is a worker's ([`super::children`]); the loop itself makes no call that waits.
 
@@ -22,9 +24,10 @@ use super::children::{Children, Job, Process, Reply, Told, end_with_supervisor};
 use super::clock::{self, Moment};
 use super::config::{Config, How};
 use super::epoll::{EpollFlags, Poll, Ready};
-use super::health::{Exit, Reason, Summary};
+use super::health::{Exit, Lease, Reason, Summary};
 use super::http::{Connections, Listener};
 use super::jobs::Runtime;
+use super::lease::Holder;
 use super::output::Output;
 use super::probe::Verdict;
 use super::probing::{For, Means, Probing};
@@ -40,11 +43,13 @@ use crate::sys::process;
 
 mod alive;
 mod control;
+mod fence;
 mod health;
 mod saved;
 mod stop;
 
 use alive::{Alive, probed, probes};
+use fence::Fence;
 pub use saved::{Saved, inherited_sockets, left};
 use stop::{Stop, Why};
 
@@ -71,6 +76,8 @@ mod token {
     pub(super) const NOTIFY: u64 = 9;
     pub(super) const PROCESS: u64 = 10;
     pub(super) const HEARTBEAT: u64 = 11;
+    pub(super) const LEASE: u64 = 12;
+    pub(super) const FENCE: u64 = 13;
     pub(super) const PROBE: u64 = 16;
 }
 
@@ -98,6 +105,8 @@ pub struct Wanted {
 enum Phase {
     /// It is about to be made.
     Idle,
+    /// It may not be made yet.
+    Leasing,
     Making(Job),
     Starting(Job),
     Up,
@@ -158,6 +167,10 @@ pub struct Supervisor {
     push: Push,
     /// It is over: until then, at most, the last word is told.
     farewell: Option<Moment>,
+    lease: Option<Holder>,
+    /// What was said of it last, and its end as it was written down.
+    lease_told: (Option<(Lease, Option<i64>)>, Option<Moment>),
+    fence: Fence,
     /// What a start takes of memory has been given back.
     settled: bool,
 }
@@ -200,6 +213,7 @@ impl Supervisor {
         // Two supervisors may have a container of one name, in directories of their own.
         let name = format!("{}.{:x}", wanted.id, directory.inode()?);
         let push = Push::new(&name, told, heartbeat, token::HEARTBEAT, clock::now());
+        let lease = fence::holder(&wanted);
         Ok(Self {
             wanted,
             directory,
@@ -231,6 +245,9 @@ impl Supervisor {
             parent: None,
             push,
             farewell: None,
+            lease,
+            lease_told: (None, None),
+            fence: Fence::default(),
             settled: false,
         })
     }
@@ -256,10 +273,12 @@ impl Supervisor {
         loop {
             self.reconsider()?;
             self.answer_later();
-            if let Phase::Over(ended) = self.phase
-                && (self.push.idle() || self.farewell.is_some_and(|until| until <= clock::now()))
-            {
-                return self.finish(ended);
+            if let Phase::Over(ended) = self.phase {
+                let now = clock::now();
+                let until = *self.farewell.get_or_insert(now + FAREWELL);
+                if (self.give_back(now) && self.push.idle()) || until <= now {
+                    return self.finish(ended);
+                }
             }
             if self.upgrade && self.can_be_replaced() {
                 self.upgrade = false;
@@ -271,7 +290,9 @@ impl Supervisor {
             if self.phase == Phase::Up && !std::mem::replace(&mut self.settled, true) {
                 process::forget_what_is_done();
             }
-            for ready in self.poll.wait()? {
+            let all = self.poll.wait()?;
+            self.fence_when_due(clock::now());
+            for ready in all {
                 self.one(ready)?;
             }
             self.lag.woken(wake);
@@ -292,14 +313,14 @@ impl Supervisor {
         }
         let view = self.view(clock::now());
         self.directory.write("last.json", &view)?;
-        for name in ["supervisor.json", "read.sock", "control.sock"] {
+        for name in ["supervisor.json", "read.sock", "control.sock", fence::TOKEN, fence::CONFIG] {
             self.directory.remove(name);
         }
         self.connections.clear();
         match (ended.exit, ended.end) {
             (Exit::NotStarted, _) => Err(Error::new(self.failure.take().unwrap_or_default())),
             (Exit::Asked, _) => Ok(0),
-            (Exit::Unhealthy, _) => Ok(1),
+            (Exit::Unhealthy | Exit::Fenced, _) => Ok(1),
             (_, Some(End::Exited(status))) => Ok(status),
             (_, Some(End::Signaled(signal))) => Ok(128 + signal),
             (_, None) => Ok(1),
@@ -353,6 +374,8 @@ impl Supervisor {
             waiting,
             self.alive.as_ref().filter(|_| self.phase == Phase::Up).and_then(|alive| alive.next_look),
             self.deaf,
+            self.lease.as_ref().and_then(|holder| holder.next(clock::now())),
+            self.fence.next(),
             self.alive.as_ref().and_then(|alive| alive.deaf),
             self.alive.as_ref().and_then(|alive| alive.unreaped),
         ];
@@ -394,6 +417,11 @@ impl Supervisor {
                 Ok(())
             }
             token::PROCESS => self.gone(),
+            token::LEASE => self.lease_ready(now),
+            token::FENCE => {
+                self.look_at_fence(now);
+                Ok(())
+            }
             token::HEARTBEAT => {
                 let said = self.push.ready(&self.poll, now);
                 self.pushed(said);
@@ -566,15 +594,40 @@ impl Supervisor {
         self.children.begin([None; 3], &[], WORK, work)
     }
 
-    /// Makes the container.
+    /// Makes the container, as soon as it may be made.
     fn launch(&mut self) -> Result<()> {
         self.stop = None;
         self.failure = None;
+        self.fence = Fence::default();
         if let Some(manager) = &self.manager {
             manager.extend(EXTENSION);
         }
+        match self.may_be_made(clock::now()) {
+            Ok(true) => self.make(),
+            Ok(false) => {
+                self.phase = Phase::Leasing;
+                self.note_down()
+            }
+            Err(error) => {
+                self.not_started(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes down where it is: at first it must be possible.
+    fn note_down(&mut self) -> Result<()> {
+        if self.started_once {
+            self.keep();
+            return Ok(());
+        }
+        self.save()
+    }
+
+    fn make(&mut self) -> Result<()> {
         let (runtime, id, bundle) = (self.wanted.runtime.clone(), self.wanted.id.clone(), self.wanted.bundle.clone());
         let notify = self.wanted.config.notifies();
+        let lease = self.lease.is_some().then(|| self.directory.path().to_owned());
         // What an earlier start has left is taken away first. A container that was not made here is nobody's to take away.
         let left = self.ours;
         self.taken = !left && runtime.store().open(&id).is_ok();
@@ -590,7 +643,10 @@ impl Supervisor {
                 // The runtime gives the container a socket of its own where its caller has one. Whose it is then is ours to say.
                 crate::sys::start::set_variable("NOTIFY_SOCKET", std::ffi::OsStr::new("/dev/null"));
             }
-            runtime.create(&id, &bundle, &[])
+            match lease.map_or(Ok(Vec::new()), |directory| fence::with_token(&bundle, &directory)) {
+                Ok(options) => runtime.create(&id, &bundle, &options),
+                Err(error) => Reply::failed(error),
+            }
         };
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let stdio = match &self.output {
@@ -608,11 +664,7 @@ impl Supervisor {
                 return Ok(());
             }
         }
-        match self.started_once {
-            true => self.keep(),
-            false => self.save()?,
-        }
-        Ok(())
+        self.note_down()
     }
 
     /// It waits for its start: all that is to be watched is watched from here on, before its program does anything.
@@ -626,6 +678,9 @@ impl Supervisor {
             Ok(None) => return self.not_started("its process has ended before its start".to_owned()),
             Err(error) => return self.not_started(error.to_string()),
         };
+        if let Err(error) = self.arm(clock::now()) {
+            return self.not_started(error.to_string());
+        }
         for untold in alive.observer.iter().flat_map(|observer| observer.untold.clone()).collect::<Vec<_>>() {
             self.note("supervisor", json!({ "pressure": untold }));
         }
@@ -675,10 +730,11 @@ impl Supervisor {
     fn not_started(&mut self, error: String) {
         self.note("start", json!({ "error": error }));
         self.failure = Some(error);
-        let not_started = Ended { exit: Exit::NotStarted, end: None, uptime: Duration::ZERO };
-        self.last_exit = Some(not_started.view());
+        let exit = if self.fence.fired() { Exit::Fenced } else { Exit::NotStarted };
+        let failed = Ended { exit, end: None, uptime: Duration::ZERO };
+        self.last_exit = Some(failed.view());
         let asked = self.stop.is_some_and(|stop| stop.why == Why::Asked);
-        self.remove(Ended { exit: if asked { Exit::Asked } else { Exit::NotStarted }, ..not_started });
+        self.remove(Ended { exit: if asked { Exit::Asked } else { failed.exit }, ..failed });
     }
 
     /// Its first process has ended. What the kernel still counts is read now: the cgroup goes next.
@@ -689,10 +745,14 @@ impl Supervisor {
             return;
         }
         self.abandon_probes();
-        let Some(mut alive) = self.alive.take() else { return };
         let now = clock::now();
+        if self.alive.is_none() || self.fence.holds(end, now) {
+            return;
+        }
+        let Some(mut alive) = self.alive.take() else { return };
         let uptime = now.saturating_sub(alive.started);
-        let exit = kind(self.stop.map(|stop| stop.why), end, || alive.oom_just_now(now));
+        let fenced = self.fence.fired();
+        let exit = kind(self.stop.map(|stop| stop.why), fenced, end, || alive.oom_just_now(now));
         let ended = Ended { exit, end, uptime };
         if let Some(output) = &mut self.output {
             output.drain();
@@ -715,6 +775,7 @@ impl Supervisor {
         if let Some((manager, alive)) = self.manager.as_ref().zip(self.alive.take()) {
             manager.forget(alive.process);
         }
+        self.fence.leave();
         if let Some(stop) = &mut self.stop {
             stop.deadline = None;
         }
@@ -730,6 +791,7 @@ impl Supervisor {
     }
 
     fn removed(&mut self, ended: Ended, now: Moment) -> Result<()> {
+        self.fence.disarm();
         if self.stop.is_some_and(|stop| stop.why == Why::Restart) {
             return self.launch();
         }
@@ -741,7 +803,7 @@ impl Supervisor {
     fn over_or_again(&mut self, ended: Ended, now: Moment) {
         let asked = self.stop.is_some_and(|stop| stop.why == Why::Asked);
         self.phase = match self.restarts.exited(now, ended.uptime, ended.exit, health::jitter()) {
-            Next::Start(_) if !self.started_once => Phase::Over(ended),
+            Next::Start(_) if !self.started_once && ended.exit != Exit::Fenced => Phase::Over(ended),
             // It had ended by itself, and was asked before it was started again.
             Next::Start(_) if asked => Phase::Over(Ended { exit: Exit::Asked, ..ended }),
             Next::Start(at) => Phase::Waiting(at),
@@ -752,6 +814,11 @@ impl Supervisor {
     /// What has had its time.
     fn times(&mut self) -> Result<()> {
         let now = clock::now();
+        self.fence_when_due(now);
+        if self.fence.fired() {
+            self.look_at_fence(now);
+        }
+        self.lease(now)?;
         self.children.kill_late(now);
         self.connections.expire(now);
         if let Some((manager, at)) = self.manager.as_ref().zip(self.watchdog).filter(|(_, at)| *at <= now) {
@@ -869,10 +936,12 @@ impl Supervisor {
     }
 }
 
-/// What is said of an end, by why it was asked for, if it was. `oom`: memory is what the kernel has killed it for.
-fn kind(asked: Option<Why>, end: Option<End>, oom: impl FnOnce() -> bool) -> Exit {
+/// What is said of an end, by why it was asked for, if it was. `fenced`: it was killed for want of its lease. `oom`: memory is what the kernel has killed it for.
+fn kind(asked: Option<Why>, fenced: bool, end: Option<End>, oom: impl FnOnce() -> bool) -> Exit {
     match (asked, end) {
-        (Some(Why::Asked | Why::Restart), _) => Exit::Asked,
+        (Some(Why::Asked), _) => Exit::Asked,
+        _ if fenced => Exit::Fenced,
+        (Some(Why::Restart), _) => Exit::Asked,
         (Some(Why::Unhealthy), _) => Exit::Unhealthy,
         (None, Some(End::Exited(status))) => Exit::Code(status as u8),
         (None, Some(End::Signaled(libc::SIGKILL))) if oom() => Exit::Oom,

@@ -35,6 +35,9 @@ pub struct View {
     pub pressure: Word,
     /// none, backoff or loop.
     pub crash: Word,
+    /// What it must hold to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseView>,
     /// Starts after the first.
     pub restarts: u64,
     /// How long it has run.
@@ -63,6 +66,21 @@ pub struct View {
 /// A word of a closed list that is written down elsewhere.
 pub type Word = String;
 
+/// A lease.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseView {
+    /// waiting, held, expiring or lost.
+    pub state: Word,
+    /// Its key.
+    pub key: String,
+    /// The key's create_revision, while it is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<i64>,
+    /// How long it may still run if no request is answered any more; 0 where nothing is held.
+    pub remaining_seconds: f64,
+}
+
 /// A probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,7 +105,7 @@ pub struct ProbeView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExitView {
-    /// code, signal, oom, asked or unknown.
+    /// code, signal, oom, asked, unhealthy, fenced, not-started or unknown.
     pub kind: Word,
     /// Its status, of a code.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,7 +129,7 @@ pub struct Event {
     pub id: String,
     /// `/orlop/` and the container's id.
     pub source: String,
-    /// `org.orlop.container.` and summary, exit, start, oom, probe or supervisor.
+    /// `org.orlop.container.` and summary, exit, start, oom, probe, lease or supervisor.
     #[serde(rename = "type")]
     pub kind: String,
     /// When, on the wall.
@@ -140,6 +158,7 @@ pub(super) mod tests {
             ready: Some(true),
             pressure: "none".to_owned(),
             crash: "none".to_owned(),
+            lease: None,
             restarts: 0,
             uptime_seconds: Some(60.0),
             started_seconds: Some(1_767_225_600.0),

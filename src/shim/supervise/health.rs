@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Alive, Ended, Phase, Supervisor};
 use crate::error::Result;
 use crate::shim::clock::{self, Moment};
-use crate::shim::health::{Axes, Crash, Exit, Lease, Lifecycle, Liveness, Pressure, Resource, Summary, summary};
+use crate::shim::health::{Axes, Crash, Exit, Lifecycle, Liveness, Pressure, Resource, Summary, summary};
 use crate::shim::probe::Verdict;
 use crate::shim::probing::{For, Probing};
 use crate::shim::view::{ExitView, View};
@@ -48,7 +48,7 @@ pub(super) fn jitter() -> f64 {
 impl Supervisor {
     fn lifecycle(&self) -> Lifecycle {
         match &self.phase {
-            Phase::Idle | Phase::Making(_) | Phase::Starting(_) => Lifecycle::Created,
+            Phase::Idle | Phase::Leasing | Phase::Making(_) | Phase::Starting(_) => Lifecycle::Created,
             Phase::Up if self.stop.is_some() => Lifecycle::Stopping,
             Phase::Up => match &self.alive {
                 Some(alive) if alive.paused => Lifecycle::Paused,
@@ -71,16 +71,17 @@ impl Supervisor {
             "oom" => Exit::Oom,
             "asked" => Exit::Asked,
             "unhealthy" => Exit::Unhealthy,
+            "fenced" => Exit::Fenced,
             "not-started" => Exit::NotStarted,
             _ => Exit::Unknown,
         }
     }
 
     fn axes(&self, now: Moment) -> Axes {
-        let mut axes = Axes { crash: self.restarts.crash(), ..Axes::of(self.lifecycle()) };
+        let lease = self.lease_axis(now);
+        let mut axes = Axes { crash: self.restarts.crash(), lease, ..Axes::of(self.lifecycle()) };
         let Some(alive) = self.alive.as_ref().filter(|_| self.phase == Phase::Up) else { return axes };
         axes.pressure = alive.pressure;
-        axes.lease = Lease::None;
         for probing in &alive.probes {
             match probing.what {
                 For::Startup if !alive.start_fails() => {}
@@ -114,6 +115,7 @@ impl Supervisor {
         if let Some(alive) = self.alive.as_ref().filter(|_| self.phase == Phase::Up) {
             self.restarts.running(now.saturating_sub(alive.started));
         }
+        self.tell_lease(now);
         let axes = self.axes(now);
         let found = summary(&axes);
         let ready = matches!(found.0, Summary::Healthy | Summary::Degraded);
@@ -159,6 +161,7 @@ impl Supervisor {
                 Crash::Loop => "loop",
             }
             .to_owned(),
+            lease: self.lease_view(now),
             restarts: self.restarts.total(),
             uptime_seconds: up.map(|alive| now.saturating_sub(alive.started).as_secs_f64()),
             started_seconds: up.map(|alive| alive.started_unix),
@@ -183,6 +186,7 @@ impl Supervisor {
             "lost": self.output.as_ref().map(|output| output.lost()),
             "probes": probes,
             "counters": evidence,
+            "fence": self.fence.evidence(),
         });
         self.last_exit = Some(view);
         self.note("exit", data);
@@ -256,6 +260,7 @@ fn exit_word(exit: Exit) -> &'static str {
         Exit::Oom => "oom",
         Exit::Asked => "asked",
         Exit::Unhealthy => "unhealthy",
+        Exit::Fenced => "fenced",
         Exit::NotStarted => "not-started",
         Exit::Unknown => "unknown",
     }

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
+use super::fence::SavedLease;
 use super::{
     Alive, Deserialize, Duration, Ended, Error, Exit, Moment, Path, PathBuf, Phase, Process, Restarts, Result,
 };
@@ -71,6 +72,9 @@ pub struct Saved {
     pub restarts: Restarts,
     /// How it ended the last time.
     pub last_exit: Option<ExitView>,
+    /// What it holds.
+    #[serde(default)]
+    lease: Option<SavedLease>,
 }
 
 impl Supervisor {
@@ -88,7 +92,7 @@ impl Supervisor {
             started_unix: alive.map_or(0.0, |alive| alive.started_unix),
             stop: self.stop.map(|stop| stop.why),
             at: match self.phase {
-                Phase::Idle | Phase::Making(_) | Phase::Starting(_) => At::Start,
+                Phase::Idle | Phase::Leasing | Phase::Making(_) | Phase::Starting(_) => At::Start,
                 Phase::Up => At::Up,
                 Phase::Removing(_, ended) => At::Removing(ended),
                 Phase::Waiting(at) => At::Waiting(at),
@@ -101,6 +105,7 @@ impl Supervisor {
             ready_after: alive.and_then(|alive| Some(alive.ready_after?.as_secs_f64())),
             restarts: self.restarts.clone(),
             last_exit: self.last_exit.clone(),
+            lease: self.saved_lease(),
         };
         self.directory.write("supervisor.json", &saved)
     }
@@ -118,6 +123,7 @@ impl Supervisor {
     /// The container's state can't be read.
     pub fn go_on(&mut self, saved: Saved) -> Result<()> {
         let same_boot = saved.boot_id == state::boot_id()?;
+        self.go_on_with_lease(saved.lease.as_ref(), same_boot, clock::now());
         self.restarts = saved.restarts.clone().under(self.wanted.config.restart);
         if !same_boot {
             self.restarts.another_boot();
@@ -191,10 +197,12 @@ impl Supervisor {
     }
 
     fn missed(&mut self, saved: &Saved, uptime: Duration, end: Option<End>, same_boot: bool) -> Result<()> {
-        let exit = kind(saved.stop, end, || self.oom_kills_left() > saved.oom_kills);
+        let exit = kind(saved.stop, self.fence.fired(), end, || self.oom_kills_left() > saved.oom_kills);
         let ended = Ended { exit, end, uptime };
         let view = ended.view();
-        self.note("exit", serde_json::json!({ "exit": view, "missed": true, "sameBoot": same_boot }));
+        let fence = self.fence.evidence();
+        let said = serde_json::json!({ "exit": view, "missed": true, "sameBoot": same_boot, "fence": fence });
+        self.note("exit", said);
         self.last_exit = Some(view);
         self.stop = saved.stop.map(|why| Stop { why, deadline: None });
         if let Some((manager, process)) = self.manager.as_ref().zip(saved.process) {
@@ -214,7 +222,10 @@ impl Supervisor {
 
     /// Nothing is on its way that another program would not know of.
     pub(super) fn can_be_replaced(&self) -> bool {
-        matches!(self.phase, Phase::Up | Phase::Waiting(_)) && self.children.idle() && self.push.told_all()
+        matches!(self.phase, Phase::Up | Phase::Waiting(_) | Phase::Leasing)
+            && !self.fence.fired()
+            && self.children.idle()
+            && self.push.told_all()
     }
 
     /// Executes the supervisor's program anew, as the parent of the same children. Comes back with why that was not possible.

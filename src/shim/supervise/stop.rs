@@ -37,7 +37,9 @@ impl Supervisor {
         let why = if self.stop.is_some_and(|stop| stop.why == Why::Asked) { Why::Asked } else { why };
         match &self.phase {
             // It is about to start anew in any case.
-            Phase::Idle | Phase::Making(_) | Phase::Starting(_) if why == Why::Restart => return Ok(()),
+            Phase::Idle | Phase::Leasing | Phase::Making(_) | Phase::Starting(_) if why == Why::Restart => {
+                return Ok(());
+            }
             Phase::Idle | Phase::Making(_) | Phase::Starting(_) => {
                 self.stop = Some(Stop { why, deadline: Some(deadline) });
             }
@@ -54,7 +56,7 @@ impl Supervisor {
             }
             Phase::Removing(..) => self.stop = Some(Stop { why, deadline: None }),
             Phase::Waiting(_) if why == Why::Restart => return self.launch(),
-            Phase::Waiting(_) => {
+            Phase::Waiting(_) | Phase::Leasing => {
                 let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
                 self.phase = Phase::Over(ended);
             }
