@@ -34,6 +34,7 @@ const NATIVE_ONLY: &[&str] = &[
     "fuzz",
     "haproxy",
     "invariants",
+    "lease",
     "ocf::native",
     "pacemaker",
     "plan",
