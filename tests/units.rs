@@ -148,3 +148,56 @@ fn units_and_commands_of_systemd_md_do_what_it_says() {
     let run = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "env", "XDG_RUNTIME_DIR=/run/user/1000"];
     follow(user, "/home/user", &run);
 }
+
+/// systemd ends a supervisor that is stopped with its container, while the lease still lasts.
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn a_supervisor_that_can_not_fence_is_ended_with_its_container() {
+    let page = include_str!("../docs/cluster/etcd.md");
+    let unit = blocks(page).into_iter().find(|block| block.language == "ini").expect("a unit");
+    fs::write(unit.file.expect("its name"), unit.text).expect("the unit");
+    let _ = Command::new("systemctl").args(["stop", "leased", "leasing"]).output();
+    let home = Path::new("/var/lib/leased");
+    for directory in [home, Path::new("/var/lib/leasing"), Path::new("/run/orlop-shim/leased")] {
+        let _ = fs::remove_dir_all(directory);
+    }
+    fs::copy(ORLOP, "/usr/local/bin/orlop").expect("install");
+    fs::copy(env!("CARGO_BIN_EXE_orlop-shim"), "/usr/local/bin/orlop-shim").expect("install");
+    let bundle = common::Bundle::sleeper().edit(|config| {
+        config["linux"]["cgroupsPath"] = "/system.slice/leased.service/container".into();
+        config["linux"]["resources"] = serde_json::json!({});
+    });
+    let health = serde_json::json!({"lease": {"etcd": "http://127.0.0.1:2379", "key": "/leased", "ttlSeconds": 20}});
+    fs::write(bundle.dir.join("health.json"), health.to_string()).expect("health.json");
+    let mut command = Command::new("cp");
+    command.args(["-a"]).arg(&bundle.dir).arg(home);
+    outcome(command).well();
+    let mut command = Command::new("systemd-run");
+    command.args(["--unit", "leasing", "etcd", "--data-dir", "/var/lib/leasing", "--unsafe-no-fsync"]);
+    outcome(command).well();
+    let ask = |path: &str, body: &str| {
+        let mut command = Command::new("curl");
+        command.args(["-s", "-m", "10", "-d", body, &format!("http://127.0.0.1:2379/v3/{path}")]);
+        serde_json::from_str::<serde_json::Value>(&outcome(command).stdout()).unwrap_or_default()
+    };
+    systemctl(&["daemon-reload"]);
+    systemctl(&["start", "leased"]);
+    let main = || systemctl(&["show", "leased", "--property", "MainPID", "--value"]);
+    let before = main();
+    let mut command = Command::new("orlop");
+    command.args(["state", "leased"]);
+    let state: serde_json::Value = serde_json::from_str(&outcome(command).well()).expect("JSON");
+    let program = state["pid"].as_u64().expect("a pid") as u32;
+    assert!(cgroup_of(program).starts_with("/sys/fs/cgroup/system.slice/leased.service"));
+    systemctl(&["kill", "--kill-who", "main", "--signal", "STOP", "leased"]);
+    let begun = std::time::Instant::now();
+    while alive(program) {
+        assert!(begun.elapsed().as_secs() < 60, "nobody ends it");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Its own lease, to the last second: /leased in base64.
+    let key = ask("kv/range", r#"{"key": "L2xlYXNlZA=="}"#);
+    assert_eq!(key["count"], "1", "the lease has ended before: {key}");
+    assert_ne!(main(), before);
+    systemctl(&["stop", "leased", "leasing"]);
+}
