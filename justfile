@@ -39,7 +39,7 @@ bench-shim:
 conformance *arguments:
     tests/conformance/run {{arguments}}
 
-# engines with orlop in runc's place; arguments: --vm, --runtime PROGRAM, and podman, ctr, docker, buildah
+# engines with orlop in runc's place; arguments: --vm, --runtime PROGRAM, and podman, ctr, cri, docker, buildah
 engines *arguments:
     tests/engines/run {{arguments}}
 

@@ -195,14 +195,11 @@ gone() {
     container "" sleep 1000
     [ "$(list | jq -r '.[].id' | sort)" = "$(printf '%s\n' "$sandbox" "$container" | sort)" ]
     [ "$(parents | wc -l)" = 1 ]
-    [ "$(inside sh -c 'exit 3' | od -An -tx1)" = " 00 00 00 00 02 18 03" ] # the length, and the field exit_code
-    [[ $(inside echo inside | tr -d '\0') == *inside* ]]
-    run -1 container "" absent
-    [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
+    [ "$(inside echo inside)" = inside ]
     killed "$(cat "$BATS_FILE_TMPDIR/pid")"
     daemon
     [ "$(list | jq length)" = 2 ]
-    [[ $(inside echo again | tr -d '\0') == *again* ]]
+    [ "$(inside echo again)" = again ]
     cri StopPodSandbox "$(string 1 "$sandbox")"
     cri RemovePodSandbox "$(string 1 "$sandbox")"
     [ "$(list)" = null ] || [ "$(list)" = "[]" ]

@@ -8,12 +8,21 @@ setup_file() {
     shown containerd /etc/containerd/orlop.toml
     grep -qw cpu /sys/fs/cgroup/cgroup.controllers ||
         printf '[plugins."io.containerd.grpc.v1.cri"]\ndisable_cgroup = true\nrestrict_oom_score_adj = true\n' >>/etc/containerd/config.toml
+    network
     containerd >"$BATS_FILE_TMPDIR/containerd.log" 2>&1 3>&- &
     echo $! >"$BATS_FILE_TMPDIR/pid"
     soon ctr version >/dev/null
     ctr images import "$BATS_FILE_TMPDIR/archive.tar"
     ctr --namespace k8s.io images import "$BATS_FILE_TMPDIR/archive.tar"
     ctr --namespace k8s.io images tag localhost/busybox:latest registry.k8s.io/pause:3.6
+}
+
+# network: a pod's network of Debian's plugins, an address of 10.88.0.0/24 behind a link to the host.
+network() {
+    printf '[plugins."io.containerd.grpc.v1.cri".cni]\nbin_dir = "/usr/lib/cni"\n' >>/etc/containerd/config.toml
+    mkdir -p /etc/cni/net.d
+    jq -n '{cniVersion: "0.4.0", name: "pods", plugins: [{type: "ptp", ipam: {type: "host-local", subnet: "10.88.0.0/24",
+        dataDir: "/run/addresses"}}]}' >/etc/cni/net.d/pods.conflist
 }
 
 # What docker save would have written.

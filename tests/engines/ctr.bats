@@ -1,25 +1,9 @@
 # containerd, spoken to by ctr, with orlop as docs/engines/containerd.md has it.
 load common
 load ctr
-load cri
 
 @test "the commands of docs/engines/containerd.md" {
     commands containerd
-}
-
-@test "a pod of Kubernetes" {
-    list() { orlop --root /run/containerd/runc/k8s.io list --format json; }
-    pod orlop
-    container "" sleep 1000
-    [ "$(list | jq -r '.[].id' | sort)" = "$(printf '%s\n' "$sandbox" "$container" | sort)" ]
-    [ "$(list | jq -r '.[].pid' | xargs -I{} readlink /proc/{}/ns/ipc | sort -u | wc -l)" = 1 ]
-    [ "$(inside readlink /proc/self/ns/net | grep -ao 'net:.*]')" = "$(readlink /proc/self/ns/net)" ]
-    [ "$(inside sh -c 'exit 3' | od -An -tx1)" = " 00 00 00 00 02 18 03" ] # the length, and the field exit_code
-    run -1 container "" absent
-    [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
-    cri StopPodSandbox "$(string 1 "$sandbox")"
-    cri RemovePodSandbox "$(string 1 "$sandbox")"
-    [ "$(list)" = null ] || [ "$(list)" = "[]" ]
 }
 
 @test "run: output and exit status" {

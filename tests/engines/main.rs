@@ -12,10 +12,11 @@ use libtest_mimic::Trial;
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines");
 const PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/place");
 /// An engine and its programs.
-const ENGINES: [(&str, &[&str]); 5] = [
+const ENGINES: [(&str, &[&str]); 6] = [
     ("buildah", &["buildah"]),
     ("ctr", &["containerd", "ctr", "curl", "jq"]),
     ("ctr-shim", &["containerd", "ctr", "jq"]),
+    ("cri", &["containerd", "ctr", "curl", "jq", "/usr/lib/cni/ptp"]),
     ("docker", &["dockerd", "docker"]),
     ("podman", &["podman", "conmon", "catatonit", "newuidmap"]),
 ];
