@@ -45,7 +45,7 @@ load cri
     [ "$(cat "$(cgroup "$pid")/memory.max")" = 67108864 ]
 }
 
-@test "a pod of Kubernetes has its cgroup, and a container its limit" {
+@test "a pod of Kubernetes has its cgroup, and a container its limit, and an end for want of memory" {
     pod orlop
     container "$(number 4 67108864)" sleep 1000
     cgroup=$(cgroup "$(orlop --root /run/containerd/runc/k8s.io state "$container" | jq .pid)")
@@ -54,6 +54,10 @@ load cri
     *) [ "$cgroup" = "/sys/fs/cgroup/kubepods/$container" ] ;;
     esac
     [ "$(cat "$cgroup/memory.max")" = 67108864 ]
+    container "$(number 4 16777216)" sh -c 'sleep 2; exec tail /dev/zero' # as above
+    soon has 3 $EXITED
+    has 7 137
+    has 10 OOMKilled
     cri StopPodSandbox "$(string 1 "$sandbox")"
     cri RemovePodSandbox "$(string 1 "$sandbox")"
     [ ! -e "$cgroup" ]

@@ -52,7 +52,7 @@ THROUGH=(--runtime io.containerd.orlop.v2 --cgroup "/$MANAGER/c")
     kill "$events"
 }
 
-@test "a pod of Kubernetes has its cgroup, and a container its limit, which can be changed" {
+@test "a pod of Kubernetes has its cgroup, and a container its limit, which can be changed, and an end for want of memory" {
     pod orlop-shim
     container "$(number 4 67108864)" sleep 1000
     cgroup=$(cgroup "$(orlop --root /run/containerd/orlop/k8s.io state "$container" | jq .pid)")
@@ -63,6 +63,10 @@ THROUGH=(--runtime io.containerd.orlop.v2 --cgroup "/$MANAGER/c")
     [ "$(cat "$cgroup/memory.max")" = 67108864 ]
     cri UpdateContainerResources "$(string 1 "$container")$(message 2 "$(number 4 33554432)")"
     [ "$(cat "$cgroup/memory.max")" = 33554432 ]
+    container "$(number 4 16777216)" tail /dev/zero
+    soon has 3 $EXITED
+    has 7 137
+    has 10 OOMKilled
     cri StopPodSandbox "$(string 1 "$sandbox")"
     cri RemovePodSandbox "$(string 1 "$sandbox")"
     [ ! -e "$cgroup" ]
