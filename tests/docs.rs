@@ -162,7 +162,7 @@ fn the_commands_of_supervisor_md_say_what_it_shows() {
 #[test]
 fn links_between_pages_lead_to_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directories = ["", "docs", "docs/decisions", "docs/engines", "seccomp-profiles"];
+    let directories = ["", "docs", "docs/cluster", "docs/decisions", "docs/engines", "docs/shim", "seccomp-profiles"];
     let files = directories.iter().flat_map(|directory| fs::read_dir(root.join(directory)).expect(directory));
     let pages: Vec<_> =
         files.map(|file| file.expect("a file").path()).filter(|path| path.extension() == Some("md".as_ref())).collect();

@@ -134,7 +134,7 @@ fn json(value: &impl serde::Serialize) -> Response {
 /// A view for those who ask on a socket of this kind.
 fn public(view: &View, kind: Kind) -> View {
     let mut view = view.clone();
-    if kind == Kind::Tcp {
+    if kind.public() {
         view.probes.iter_mut().for_each(|probe| probe.output.clear());
     }
     view
@@ -202,7 +202,7 @@ pub fn record(request: &Request, views: &[View], events: &dyn Events) -> Respons
     };
     let mut body = String::new();
     for line in events.since(id, since) {
-        let line = if request.kind == Kind::Tcp { without_output(&line).unwrap_or_default() } else { line };
+        let line = if request.kind.public() { without_output(&line).unwrap_or_default() } else { line };
         if body.len() + line.len() > EVENTS {
             break;
         }
@@ -303,6 +303,7 @@ mod tests {
             path: path[1..].split('/').map(str::to_owned).collect(),
             query: query.split('&').filter(|pair| !pair.is_empty()).map(pair).collect(),
             accept: String::new(),
+            authorization: None,
             body: Vec::new(),
             kind,
         };

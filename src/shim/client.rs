@@ -15,7 +15,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::state::{Status, Store};
 
-mod ask;
+pub(super) mod ask;
 mod check;
 mod table;
 mod top;
@@ -63,7 +63,7 @@ impl Source {
     }
 
     /// The last word of a supervisor that has ended with its container.
-    fn last(&self, id: &str) -> Option<View> {
+    pub(super) fn last(&self, id: &str) -> Option<View> {
         let view: View = super::record::read(&self.directory.join(id), "last.json").ok()??;
         // One that says anything else was not the last word.
         (view.id == id && view.lifecycle == "exited").then_some(view)
@@ -97,7 +97,7 @@ pub fn post(source: &Source, id: &str, target: &str, patience: Duration) -> Resu
 
 /// What is known of a container without its supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fact {
+pub(super) enum Fact {
     /// It has processes, or is being made.
     Runs(i32),
     /// It is there, and has none.
@@ -115,7 +115,7 @@ struct Facts {
 }
 
 /// Looks where the supervisor says that its container is, and where the runtime has its containers by default.
-fn fact(source: &Source, id: &str) -> Fact {
+pub(super) fn fact(source: &Source, id: &str) -> Fact {
     let facts = match std::fs::read(source.directory.join(id).join(FACTS)) {
         Ok(text) => match serde_json::from_slice::<Facts>(&text) {
             Ok(facts) => Some(facts),
@@ -132,6 +132,11 @@ fn fact(source: &Source, id: &str) -> Fact {
 }
 
 impl Fact {
+    /// Its first process, while it has one.
+    pub(super) fn pid(self) -> Option<i32> {
+        if let Self::Runs(pid) = self { Some(pid).filter(|pid| *pid > 0) } else { None }
+    }
+
     /// What is not there by all that was looked at may still be elsewhere.
     fn unless(self, other: Self) -> Self {
         if self == Self::Absent { other } else { self }

@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use super::client::{self, As, Format, PATIENCE, Source};
 use super::config::Config;
 use super::jobs::Runtime;
+use super::node::{self, Node};
 use super::record;
 use super::supervise::{self, Supervisor, Wanted};
 use crate::error::{Error, Result};
@@ -53,6 +54,8 @@ enum Verb {
     Kill(KillArgs),
     /// Execute the supervisor's program anew, without a change for its container
     Upgrade(IdArgs),
+    /// Tell of all containers of all supervisors at one port
+    Node(NodeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +103,19 @@ struct KillArgs {
     /// The signal, by name or number
     #[arg(value_name = "SIGNAL", default_value = "TERM")]
     signal: String,
+}
+
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Answer over HTTP here; what is no address of the loopback interface takes --bearer-file
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// A file with the token that must be told: 32 bytes at least, mode 600. SIGHUP has it read anew
+    #[arg(long, value_name = "FILE")]
+    bearer_file: Option<PathBuf>,
+    /// How often the supervisors are asked
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    period: f64,
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +182,7 @@ pub fn main() -> i32 {
         Verb::Restart(args) => post(&source, &args.id, "restart"),
         Verb::Kill(args) => post(&source, &args.id, &format!("kill?signal={}", args.signal.replace('+', "%2B"))),
         Verb::Upgrade(args) => posted(client::post(&source, &args.id, "/v1/upgrade", PATIENCE)),
+        Verb::Node(args) => node(args, source),
     };
     done.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "orlop-shim: {error:#}");
@@ -266,6 +283,11 @@ fn run(args: RunArgs, directory: PathBuf) -> Result<i32> {
         });
     }
     Supervisor::new(wanted, true, None)?.run()
+}
+
+fn node(args: NodeArgs, source: Source) -> Result<i32> {
+    let period = seconds("--period", Some(args.period))?.unwrap_or_default();
+    Node::new(node::Wanted { source, period, listen: args.listen, bearer: args.bearer_file })?.run()
 }
 
 fn resume(args: &ResumeArgs, directory: PathBuf) -> Result<i32> {

@@ -179,20 +179,9 @@ impl AsFd for Stream {
 /// # Errors
 /// It can't be read, can be read by others, or holds something else.
 pub fn secret(path: &Path) -> Result<String> {
-    use std::os::unix::fs::MetadataExt;
-    let failed = |error: std::io::Error| {
-        Error::new(format!("read the header in {}", path.display())).call("open", crate::host::errno(&error))
-    };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    if meta.mode() & 0o077 != 0 {
-        return Err(Error::new(format!("{} can be read by others", path.display())).hint("chmod 600"));
-    }
-    let mut text = String::new();
-    file.take(4096).read_to_string(&mut text).map_err(failed)?;
-    let line = text.trim_end_matches(['\r', '\n']);
+    let line = super::secret::read(path)?;
     match line.contains(':') && !line.contains(|c: char| c.is_control()) {
-        true => Ok(line.to_owned()),
+        true => Ok(line),
         false => Err(Error::new(format!("{} holds no header", path.display())).hint("one line: Name: value")),
     }
 }

@@ -310,11 +310,13 @@ pub enum Reason {
     LeaseExpiring,
     LeaseWait,
     StaleSample,
+    /// Said of it by others: its supervisor does not answer.
+    NoSupervisor,
 }
 
 impl Reason {
     /// All of them, in the order of the source.
-    pub const ALL: [Reason; 31] = [
+    pub const ALL: [Reason; 32] = [
         Reason::Ok,
         Reason::Created,
         Reason::StartupProbe,
@@ -346,10 +348,11 @@ impl Reason {
         Reason::LeaseExpiring,
         Reason::LeaseWait,
         Reason::StaleSample,
+        Reason::NoSupervisor,
     ];
 
     /// The word.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Reason::Ok => "ok",
             Reason::Created => "created",
@@ -382,6 +385,7 @@ impl Reason {
             Reason::LeaseExpiring => "lease-expiring",
             Reason::LeaseWait => "lease-wait",
             Reason::StaleSample => "stale-sample",
+            Reason::NoSupervisor => "no-supervisor",
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::host::errno;
 mod listener;
 mod message;
 
-pub use listener::{Kind, Listener, directory};
-pub use message::{Request, Response};
+pub use listener::{Kind, Listener, directory, port};
+pub use message::{Request, Response, Secret};
 
 use message::Parsed;
 
@@ -36,6 +36,24 @@ pub const BODY: usize = 8 << 10;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of answers that are held for all clients together.
 pub const OUTPUT: usize = 8 << 20;
+
+/// How much is held for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Clients at once.
+    pub clients: usize,
+    /// Those that have come by a port.
+    pub port: usize,
+    /// Bytes of answers, for all clients together.
+    pub output: usize,
+}
+
+impl Default for Limits {
+    /// Those of a supervisor: the sockets of a kind can't shut out those of another.
+    fn default() -> Self {
+        Self { clients: CLIENTS, port: listener::PORT, output: OUTPUT }
+    }
+}
 /// So many are accepted in one round of the loop.
 const AT_ONCE: usize = 16;
 /// What is read after the last answer, so that the client reads it before the kernel resets the connection.
@@ -48,6 +66,7 @@ pub struct Client(u64);
 /// The clients that have come.
 #[derive(Debug, Default)]
 pub struct Connections {
+    limits: Limits,
     count: u64,
     clients: BTreeMap<Client, Connection>,
     /// Given up for a moment to turn a client away when no descriptor is left.
@@ -101,6 +120,11 @@ impl Connections {
         Self::default()
     }
 
+    /// None yet, and another number of them at most.
+    pub fn with(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     /// Whether a token is that of a connection.
     pub fn owns(token: u64) -> bool {
         (FIRST_TOKEN..1 << 63).contains(&token)
@@ -149,7 +173,7 @@ impl Connections {
         if !listener::allowed(&socket, kind) {
             return refuse(&socket, 403);
         }
-        if same >= kind.most() || self.clients.len() >= CLIENTS {
+        if same >= kind.most(self.limits.port) || self.clients.len() >= self.limits.clients {
             return refuse(&socket, 503);
         }
         let client = Client(FIRST_TOKEN + self.count);
@@ -204,7 +228,7 @@ impl Connections {
 
     /// How many more bytes of answers may be held.
     fn room(&self) -> usize {
-        OUTPUT.saturating_sub(self.clients.values().map(|connection| connection.output.len()).sum())
+        self.limits.output.saturating_sub(self.clients.values().map(|connection| connection.output.len()).sum())
     }
 
     fn follow(&mut self, client: Client, next: Next, poll: &Poll) -> Option<Request> {

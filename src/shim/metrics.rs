@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::health::Summary;
+use super::health::{Reason, Summary};
 use super::view::{ProbeView, View};
 
 /// The media type of OpenMetrics 1.0.
@@ -217,7 +217,7 @@ pub const FAMILIES: &[Family] = &[
         name: "orlop_container_restarts",
         kind: Kind::Counter,
         help: "Starts after the first",
-        source: Source::Container(|view| Some(view.restarts as f64)),
+        source: Source::Container(|view| heard(view).then_some(view.restarts as f64)),
     },
     Family {
         name: "orlop_container_start_latency_seconds",
@@ -242,7 +242,7 @@ pub const FAMILIES: &[Family] = &[
         name: "orlop_container_health_age_seconds",
         kind: Kind::Gauge,
         help: "The age of the oldest sample that its state is made of",
-        source: Source::Container(|view| Some(view.age_seconds)),
+        source: Source::Container(|view| heard(view).then_some(view.age_seconds)),
     },
     Family {
         name: "orlop_probe_attempts",
@@ -289,6 +289,11 @@ pub fn kernel_names() -> impl Iterator<Item = &'static str> {
         _ => None,
     });
     named.chain([INACTIVE_FILE])
+}
+
+/// Its supervisor has said so. Of one that does not answer only the state is known: a count of nothing would be a lower one.
+fn heard(view: &View) -> bool {
+    view.reason != Reason::NoSupervisor
 }
 
 /// What the kernel counts under this name.
@@ -402,7 +407,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::shim::health::Reason;
     use crate::shim::view::ExitView;
 
     #[test]

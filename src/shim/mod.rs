@@ -20,6 +20,7 @@ pub mod http;
 pub mod jobs;
 pub mod lease;
 pub mod metrics;
+pub mod node;
 pub mod observe;
 pub mod ocf;
 pub mod output;
@@ -29,6 +30,7 @@ pub mod push;
 pub mod record;
 pub mod restart;
 pub mod sdnotify;
+pub mod secret;
 pub mod supervise;
 pub mod view;
 

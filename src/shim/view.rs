@@ -26,14 +26,14 @@ pub struct View {
     pub since: String,
     /// The number of the event that said so.
     pub seq: u64,
-    /// created, starting, running, paused, stopping or exited.
+    /// created, starting, running, paused, stopping or exited; unknown where nothing is.
     pub lifecycle: Word,
     /// May it be sent work?
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
-    /// none, some or critical, and of what: `some memory`.
+    /// none, some or critical, and of what: `some memory`; unknown where nothing is.
     pub pressure: Word,
-    /// none, backoff or loop.
+    /// none, backoff or loop; unknown where nothing is.
     pub crash: Word,
     /// What it must hold to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]

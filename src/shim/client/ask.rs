@@ -1,7 +1,7 @@
 //! Requests to several supervisors at once, with one deadline for all of it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,24 +22,45 @@ const AT_ONCE: usize = 64;
 const AGAIN: Duration = Duration::from_millis(10);
 
 /// A status and a body.
-pub(super) type Reply = (u16, Vec<u8>);
+pub(in crate::shim) type Reply = (u16, Vec<u8>);
 
-/// Sends the same request to all sockets: what each has answered by `deadline`.
-pub(super) fn ask(sockets: &[PathBuf], method: &str, target: &str, deadline: Moment) -> Vec<Option<Reply>> {
+/// The bytes of a request.
+pub(in crate::shim) fn request(method: &str, target: &str) -> Vec<u8> {
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nContent-Length: 0\r\n\
          Connection: close\r\n\r\n"
     );
-    sockets.chunks(AT_ONCE).flat_map(|some| together(some, request.as_bytes(), deadline)).collect()
+    request.into_bytes()
+}
+
+/// Sends the same request to all sockets: what each has answered by `deadline`.
+pub(super) fn ask(sockets: &[PathBuf], method: &str, target: &str, deadline: Moment) -> Vec<Option<Reply>> {
+    let request = request(method, target);
+    sockets.chunks(AT_ONCE).flat_map(|some| together(some, &request, deadline)).collect()
 }
 
 enum Asked<'a> {
     /// Not connected yet.
     Begun(&'a Path),
-    /// So many bytes of the request are sent, and this has come.
-    Open(OwnedFd, usize, Vec<u8>),
+    Open(Exchange),
     /// An answer or none.
     Done(Option<Reply>),
+}
+
+/// One request to one supervisor. Nothing of it waits.
+#[derive(Debug)]
+pub(in crate::shim) struct Exchange {
+    socket: OwnedFd,
+    /// So many bytes of the request are sent.
+    sent: usize,
+    /// What has come.
+    answer: Vec<u8>,
+}
+
+impl AsFd for Exchange {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 fn together(sockets: &[PathBuf], request: &[u8], deadline: Moment) -> Vec<Option<Reply>> {
@@ -68,8 +89,8 @@ fn together(sockets: &[PathBuf], request: &[u8], deadline: Moment) -> Vec<Option
 
 fn waits_for<'a>(asked: &'a Asked<'_>, length: usize) -> Option<PollFd<'a>> {
     match asked {
-        Asked::Open(socket, sent, _) if *sent < length => Some(PollFd::new(socket.as_fd(), PollFlags::POLLOUT)),
-        Asked::Open(socket, ..) => Some(PollFd::new(socket.as_fd(), PollFlags::POLLIN)),
+        Asked::Open(exchange) if exchange.sent < length => Some(PollFd::new(exchange.as_fd(), PollFlags::POLLOUT)),
+        Asked::Open(exchange) => Some(PollFd::new(exchange.as_fd(), PollFlags::POLLIN)),
         _ => None,
     }
 }
@@ -77,36 +98,47 @@ fn waits_for<'a>(asked: &'a Asked<'_>, length: usize) -> Option<PollFd<'a>> {
 /// Goes as far as it can without waiting.
 fn advance(asked: &mut Asked<'_>, request: &[u8]) {
     if let Asked::Begun(path) = asked {
-        match open(path) {
-            Ok(socket) => *asked = Asked::Open(socket, 0, Vec::new()),
+        match Exchange::begin(path) {
+            Ok(exchange) => *asked = Asked::Open(exchange),
             Err(Errno::EAGAIN) => return,
             Err(_) => *asked = Asked::Done(None),
         }
     }
-    if let Asked::Open(socket, sent, answer) = asked
-        && let Some(done) = exchange(socket, request, sent, answer)
+    if let Asked::Open(exchange) = asked
+        && let Some(done) = exchange.advance(request)
     {
         *asked = Asked::Done(done);
     }
 }
 
-/// Some when it has come to an end.
-fn exchange(socket: &OwnedFd, request: &[u8], sent: &mut usize, answer: &mut Vec<u8>) -> Option<Option<Reply>> {
-    while *sent < request.len() {
-        match send(socket.as_raw_fd(), &request[*sent..], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
-            Ok(count) => *sent += count,
-            Err(Errno::EAGAIN | Errno::EINTR) => return None,
-            // A supervisor that has too many clients says so before it reads.
-            Err(_) => *sent = request.len(),
-        }
+impl Exchange {
+    /// Connects to the supervisor's socket at `path`.
+    ///
+    /// # Errors
+    /// EAGAIN: so many wait there already. Any other: nobody of ours listens.
+    pub(in crate::shim) fn begin(path: &Path) -> Result<Self, Errno> {
+        Ok(Self { socket: open(path)?, sent: 0, answer: Vec::new() })
     }
-    let mut bytes = [0; 16384];
-    loop {
-        match recv(socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
-            Ok(0) => return Some(parse(answer)),
-            Ok(count) if answer.len() + count <= LARGEST => answer.extend_from_slice(&bytes[..count]),
-            Err(Errno::EAGAIN | Errno::EINTR) => return None,
-            _ => return Some(None),
+
+    /// Goes as far as it can with `request`, of which all is sent before an answer is looked for. Some when it has come to an end.
+    pub(in crate::shim) fn advance(&mut self, request: &[u8]) -> Option<Option<Reply>> {
+        let socket = self.socket.as_raw_fd();
+        while self.sent < request.len() {
+            match send(socket, &request[self.sent..], MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+                Ok(count) => self.sent += count,
+                Err(Errno::EAGAIN | Errno::EINTR) => return None,
+                // A supervisor that has too many clients says so before it reads.
+                Err(_) => self.sent = request.len(),
+            }
+        }
+        let mut bytes = [0; 16384];
+        loop {
+            match recv(socket, &mut bytes, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return Some(parse(&self.answer)),
+                Ok(count) if self.answer.len() + count <= LARGEST => self.answer.extend_from_slice(&bytes[..count]),
+                Err(Errno::EAGAIN | Errno::EINTR) => return None,
+                _ => return Some(None),
+            }
         }
     }
 }

@@ -53,7 +53,7 @@ const UNSUPERVISED: Verdict<'_> = Verdict {
     statuses: (ocf::DEGRADED, 3, 4),
     live: false,
     summary: Summary::Unknown,
-    reason: "no-supervisor",
+    reason: Reason::NoSupervisor.as_str(),
     haproxy: "down",
 };
 
@@ -81,13 +81,13 @@ fn of_view(view: &View, max_age: Option<Duration>) -> Verdict<'static> {
 fn of_fact(fact: Fact) -> Verdict<'static> {
     match fact {
         Fact::Runs(_) => UNSUPERVISED,
-        Fact::Ended => Verdict { reason: "no-supervisor", ..of(Summary::Stopped, Reason::Exited) },
+        Fact::Ended => Verdict { reason: Reason::NoSupervisor.as_str(), ..of(Summary::Stopped, Reason::Exited) },
         Fact::Absent => Verdict {
             statuses: (ocf::NOT_RUNNING, 3, 3),
             reason: "no-such-container",
             ..of(Summary::Unknown, Reason::Exited)
         },
-        Fact::Unknown => Verdict { reason: "no-supervisor", ..of(Summary::Unknown, Reason::Exited) },
+        Fact::Unknown => Verdict { reason: Reason::NoSupervisor.as_str(), ..of(Summary::Unknown, Reason::Exited) },
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::super::clock::{self, Moment};
-use super::super::health::Summary;
+use super::super::health::{Reason, Summary};
 use super::super::metrics::counter;
 use super::super::view::View;
 use super::{Fact, READ, Source, ask, fact, plain};
@@ -92,7 +92,7 @@ pub fn status(source: &Source, format: Format) -> Result<String> {
                 Row::Silent(id, fact) => {
                     let mut value =
                         serde_json::json!({ "id": id, "summary": Summary::Unknown.as_str(), "reason": reason(*fact) });
-                    if let Some(pid) = pid(*fact) {
+                    if let Some(pid) = fact.pid() {
                         value["pid"] = pid.into();
                     }
                     value
@@ -118,11 +118,7 @@ pub(super) fn ascii(json: &str) -> String {
 }
 
 fn reason(fact: Fact) -> &'static str {
-    if fact == Fact::Absent { "no-such-container" } else { "no-supervisor" }
-}
-
-fn pid(fact: Fact) -> Option<i32> {
-    if let Fact::Runs(pid) = fact { Some(pid).filter(|pid| *pid > 0) } else { None }
+    if fact == Fact::Absent { "no-such-container" } else { Reason::NoSupervisor.as_str() }
 }
 
 /// The share of one processor since it was started.
@@ -152,7 +148,7 @@ fn cells(row: &Row, processor: Option<f64>) -> [String; 10] {
     let none = || "-".to_owned();
     match row {
         Row::Silent(id, fact) => {
-            let pid = pid(*fact).map_or_else(none, |pid| pid.to_string());
+            let pid = fact.pid().map_or_else(none, |pid| pid.to_string());
             let state = Summary::Unknown.to_string();
             [plain(id), pid, state, reason(*fact).to_owned(), none(), none(), none(), none(), none(), none()]
         }
@@ -201,7 +197,6 @@ fn bytes(bytes: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::health::Reason;
     use super::super::super::view::tests::view;
     use super::*;
 

@@ -25,20 +25,30 @@ pub enum Kind {
     Control,
     /// A loopback port, which every user of the machine reaches: what changes nothing, without what probes have said.
     Tcp,
+    /// A port of any address: the same for those who know a secret, which is for who answers to look at.
+    Bearer,
 }
 
+/// Clients of a supervisor's port.
+pub(super) const PORT: usize = 28;
+
 impl Kind {
-    /// So many clients of one kind at most: those of one can't shut out those of another.
-    pub(super) fn most(self) -> usize {
+    /// So many clients of one kind at most, `port` of them by a port: those of one can't shut out those of another.
+    pub(super) fn most(self, port: usize) -> usize {
         match self {
             Self::Read => 28,
             Self::Control => 8,
-            Self::Tcp => 28,
+            Self::Tcp | Self::Bearer => port,
         }
+    }
+
+    /// Others than the supervisor's user come there.
+    pub fn public(self) -> bool {
+        matches!(self, Self::Tcp | Self::Bearer)
     }
 }
 
-const _: () = assert!(28 + 8 + 28 == super::CLIENTS);
+const _: () = assert!(28 + 8 + PORT == super::CLIENTS);
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -121,18 +131,22 @@ impl Listener {
             return Err(Error::new(format!("{address} is not an address of the loopback interface"))
                 .hint("what is read from other machines goes through a proxy that knows who asks"));
         }
-        let failed =
-            |call: &str, error: &io::Error| Error::new(format!("listen on {address}")).call(call, errno(error));
-        let socket = TcpListener::bind(address).map_err(|error| failed("bind", &error))?;
-        socket.set_nonblocking(true).map_err(|error| failed("fcntl", &error))?;
-        Ok(Self { socket: Socket::Tcp(socket), kind: Kind::Tcp })
+        Ok(Self { socket: Socket::Tcp(port(address)?), kind: Kind::Tcp })
+    }
+
+    /// Listens on a port of any address, for reading by those who know a secret.
+    ///
+    /// # Errors
+    /// bind(2) says no.
+    pub fn bearer(address: SocketAddr) -> Result<Self> {
+        Ok(Self { socket: Socket::Tcp(port(address)?), kind: Kind::Bearer })
     }
 
     /// A socket that listens since before an execve(2).
     pub fn inherited(socket: OwnedFd, kind: Kind) -> Self {
         let socket = match kind {
             Kind::Read | Kind::Control => Socket::Unix(socket.into()),
-            Kind::Tcp => Socket::Tcp(socket.into()),
+            Kind::Tcp | Kind::Bearer => Socket::Tcp(socket.into()),
         };
         Self { socket, kind }
     }
@@ -169,11 +183,22 @@ impl Listener {
     }
 }
 
+/// A port that listens, and does not block.
+///
+/// # Errors
+/// bind(2) says no.
+pub fn port(address: SocketAddr) -> Result<TcpListener> {
+    let failed = |call: &str, error: &io::Error| Error::new(format!("listen on {address}")).call(call, errno(error));
+    let socket = TcpListener::bind(address).map_err(|error| failed("bind", &error))?;
+    socket.set_nonblocking(true).map_err(|error| failed("fcntl", &error))?;
+    Ok(socket)
+}
+
 /// The user who has opened a unix socket (`SO_PEERCRED`, unix(7)) must be ours, or root: the file's mode alone does not say
 /// so of a descriptor that was passed on.
 pub(super) fn allowed(socket: &OwnedFd, kind: Kind) -> bool {
     match kind {
-        Kind::Tcp => true,
+        Kind::Tcp | Kind::Bearer => true,
         Kind::Read | Kind::Control => getsockopt(socket, sockopt::PeerCredentials)
             .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw()),
     }

@@ -20,10 +20,22 @@ pub struct Request {
     pub query: Vec<(String, String)>,
     /// The header `Accept`.
     pub accept: String,
+    /// The header `Authorization`.
+    pub authorization: Option<Secret>,
     /// The body.
     pub body: Vec<u8>,
     /// The socket that it came by.
     pub kind: Kind,
+}
+
+/// What is in no log: it is shown as dots.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("...")
+    }
 }
 
 impl Request {
@@ -105,6 +117,7 @@ fn phrase(status: u16) -> &'static str {
         200 => "OK",
         202 => "Accepted",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
@@ -168,8 +181,9 @@ fn whole(bytes: &[u8], kind: Kind) -> Result<Parsed, Bad> {
     let keep = if version == 0 { says("keep-alive") } else { !says("close") };
     let (path, query) = parse_target(target).ok_or((400, "the target of the request is not understood"))?;
     let Some(body) = bytes.get(head..head + length) else { return Ok(Parsed::Partial) };
-    let accept = fields.all("accept");
-    let request = Request { method: method.to_owned(), path, query, accept, body: body.to_owned(), kind };
+    let (accept, authorization) = (fields.all("accept"), fields.only("authorization")?.map(Secret));
+    let request =
+        Request { method: method.to_owned(), path, query, accept, authorization, body: body.to_owned(), kind };
     Ok(Parsed::Whole(request, head + length, keep))
 }
 
