@@ -206,3 +206,41 @@ fn a_client_that_says_too_much_or_nothing_is_cut_off() {
     drop(held);
     wait(|| ask(port, "GET /healthz", "").is_some_and(|(status, _)| status == 200));
 }
+
+/// A line to the agent's port, and what comes back.
+fn agent(port: u16, line: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    stream.write_all(line.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[test]
+fn one_agent_has_a_line_for_each_container() {
+    let place = Place::new("node-agent");
+    let bundle = Bundle::sleeper();
+    let _shim = place.supervise(&bundle, STOP, &[]);
+    let port = free_port();
+    outcome(place.shim(&["node", "--agent", &format!("0.0.0.0:{port}")])).fails("--agent-from");
+    let node = place.node(&["--agent", &listen(port)]);
+    wait(|| agent(port, &format!("{}\n", bundle.id)).as_deref() == Some("ready up\n"));
+    assert_eq!(agent(port, &format!("{}\r\n", bundle.id)).as_deref(), Some("ready up\n"));
+    bundle.on("pause", &[]).well();
+    wait(|| agent(port, &format!("{}\n", bundle.id)).as_deref() == Some("drain #paused\n"));
+    assert_eq!(agent(port, "other\n").as_deref(), Some("down #no-such-container\n"));
+    for line in ["../etc\n", "\n", "a b\n", &"x".repeat(1026)] {
+        assert_eq!(agent(port, line).as_deref(), Some("down #invalid-id\n"), "{line}");
+    }
+    // Who says nothing, or never ends a line, is told so and hung up on; meanwhile the others are answered.
+    let silent = std::thread::spawn(move || agent(port, ""));
+    assert_eq!(agent(port, "other\n").as_deref(), Some("down #no-such-container\n"));
+    assert_eq!(silent.join().expect("a thread").as_deref(), Some("down #invalid-id\n"));
+    node.end("TERM");
+    // HAProxy asks from elsewhere, says this one.
+    let _node = place.node(&["--agent", &listen(port), "--agent-from", "192.0.2.7", "--listen", &listen(free_port())]);
+    wait(|| {
+        agent(port, "other\n").is_none_or(|said| said.is_empty()) && TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+}

@@ -20,6 +20,7 @@ mod check;
 mod table;
 mod top;
 
+pub(super) use check::haproxy;
 pub use check::{As, Checked, check, table as words};
 pub use table::{Format, status};
 pub use top::top;

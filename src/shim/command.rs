@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -109,9 +109,15 @@ struct KillArgs {
 struct NodeArgs {
     /// Answer over HTTP here; what is no address of the loopback interface takes --bearer-file
     #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
+    listen: Option<SocketAddr>,
+    /// Answer HAProxy's agent-check here: a container's id is sent, and its line comes back
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    agent: Option<SocketAddr>,
+    /// Where HAProxy asks from; may be given several times, and must be where --agent is no address of the loopback interface
+    #[arg(long, value_name = "ADDRESS", requires = "agent")]
+    agent_from: Vec<IpAddr>,
     /// A file with the token that must be told: 32 bytes at least, mode 600. SIGHUP has it read anew
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "listen")]
     bearer_file: Option<PathBuf>,
     /// How often the supervisors are asked
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
@@ -287,7 +293,8 @@ fn run(args: RunArgs, directory: PathBuf) -> Result<i32> {
 
 fn node(args: NodeArgs, source: Source) -> Result<i32> {
     let period = seconds("--period", Some(args.period))?.unwrap_or_default();
-    Node::new(node::Wanted { source, period, listen: args.listen, bearer: args.bearer_file })?.run()
+    let NodeArgs { listen, agent, agent_from, bearer_file: bearer, .. } = args;
+    Node::new(node::Wanted { source, period, listen, agent, agent_from, bearer })?.run()
 }
 
 fn resume(args: &ResumeArgs, directory: PathBuf) -> Result<i32> {

@@ -3,14 +3,14 @@
 //!
 //! [`collect`] asks the supervisors; what goes out is made of their views by the same functions as theirs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use super::api::{self, Answer, Events};
-use super::client::Source;
+use super::client::{self, Fact, Source};
 use super::clock::{self, Moment};
 use super::epoll::{EpollFlags, Poll, Ready};
 use super::health::Summary;
@@ -19,8 +19,10 @@ use super::sdnotify::Manager;
 use super::secret::Bearer;
 use crate::error::{Error, Result};
 
+mod agent;
 mod collect;
 
+use agent::Agent;
 use collect::Collector;
 
 /// Clients of the port at once. A check of HAProxy's is one for a moment, and there may be one for each container.
@@ -34,6 +36,9 @@ const PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..
 
 mod token {
     pub(super) const LISTENER: u64 = 1;
+    pub(super) const AGENT: u64 = 2;
+    /// From here to `ASKED`: clients of the agent's port.
+    pub(super) const AGENTS: u64 = 1 << 59;
     /// From here to `1 << 61`: questions to supervisors.
     pub(super) const ASKED: u64 = 1 << 60;
     pub(super) const ASKED_END: u64 = 1 << 61;
@@ -47,7 +52,11 @@ pub struct Wanted {
     /// How often they are asked: from a tenth of a second to a minute.
     pub period: Duration,
     /// Where it answers over HTTP.
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
+    /// Where it answers to HAProxy.
+    pub agent: Option<SocketAddr>,
+    /// Where HAProxy asks from; empty: from anywhere on this machine.
+    pub agent_from: Vec<IpAddr>,
     /// The file of the token that clients must tell; None: everybody on this machine may ask.
     pub bearer: Option<PathBuf>,
 }
@@ -57,7 +66,8 @@ pub struct Wanted {
 pub struct Node {
     poll: Poll,
     collector: Collector,
-    listener: Listener,
+    listener: Option<Listener>,
+    agent: Option<Agent>,
     connections: Connections,
     bearer: Option<Bearer>,
     /// After this moment clients are heard again.
@@ -83,21 +93,24 @@ impl Node {
         if !PERIODS.contains(&wanted.period) {
             return Err(Error::new("--period is from 0.1 to 60 seconds"));
         }
-        let listener = match (&wanted.bearer, wanted.listen.ip().is_loopback()) {
-            (Some(_), _) => Listener::bearer(wanted.listen)?,
-            (None, true) => Listener::tcp(wanted.listen)?,
-            (None, false) => {
-                return Err(Error::new(format!("{} is not an address of the loopback interface", wanted.listen))
-                    .hint("--bearer-file FILE has everybody tell the token in it"));
-            }
-        };
+        if wanted.listen.is_none() && wanted.agent.is_none() {
+            return Err(Error::new("--listen or --agent says where to answer"));
+        }
+        let listener = wanted.listen.map(|address| listen(address, wanted.bearer.is_some())).transpose()?;
+        let agent = wanted.agent.map(|address| Agent::new(address, wanted.agent_from)).transpose()?;
         let bearer = wanted.bearer.map(Bearer::open).transpose()?;
         let poll = Poll::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
-        poll.add(&listener, token::LISTENER, EpollFlags::EPOLLIN)?;
+        if let Some(listener) = &listener {
+            poll.add(listener, token::LISTENER, EpollFlags::empty())?;
+        }
+        if let Some(agent) = &agent {
+            poll.add(agent, token::AGENT, EpollFlags::empty())?;
+        }
         Ok(Self {
             poll,
             collector: Collector::new(wanted.source, wanted.period, clock::now()),
             listener,
+            agent,
             connections: Connections::with(Limits { clients: CLIENTS, port: CLIENTS, output: OUTPUT }),
             bearer,
             deaf: None,
@@ -110,6 +123,7 @@ impl Node {
     /// # Errors
     /// It can't wait any more.
     pub fn run(mut self) -> Result<i32> {
+        self.hear(true)?;
         if let Some(manager) = &mut self.manager {
             manager.ready();
         }
@@ -119,11 +133,13 @@ impl Node {
                 complain(&why);
             }
             self.connections.expire(now);
+            self.agent.iter_mut().for_each(|agent| agent.expire(now));
             if self.deaf.is_some_and(|until| until <= now) {
                 self.deaf = None;
-                self.poll.change(&self.listener, token::LISTENER, EpollFlags::EPOLLIN)?;
+                self.hear(true)?;
             }
-            let times = [Some(self.collector.next()), self.connections.deadline(), self.deaf];
+            let agents = self.agent.as_ref().and_then(Agent::deadline);
+            let times = [Some(self.collector.next()), self.connections.deadline(), agents, self.deaf];
             self.poll.wake_at(times.into_iter().flatten().min())?;
             for ready in self.poll.wait()? {
                 match ready {
@@ -142,15 +158,44 @@ impl Node {
         }
     }
 
+    fn hear(&self, hear: bool) -> Result<()> {
+        let events = if hear { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        if let Some(listener) = &self.listener {
+            self.poll.change(listener, token::LISTENER, events)?;
+        }
+        if let Some(agent) = &self.agent {
+            self.poll.change(agent, token::AGENT, events)?;
+        }
+        Ok(())
+    }
+
+    /// Takes clients; when no descriptor is left for one, none is heard for a while.
+    fn accept(&mut self, found: u64, now: Moment) -> Result<()> {
+        let taken = match (&self.listener, &mut self.agent) {
+            (Some(listener), _) if found == token::LISTENER => self.connections.accept(listener, &self.poll, now),
+            (_, Some(agent)) => agent.accept(&self.poll, now),
+            _ => Ok(()),
+        };
+        if let Err(error) = taken {
+            complain(&error.to_string());
+            self.hear(false)?;
+            self.deaf = Some(now + DEAF);
+        }
+        Ok(())
+    }
+
     fn file(&mut self, found: u64, flags: EpollFlags) -> Result<()> {
         let now = clock::now();
         match found {
-            token::LISTENER => {
-                if let Err(error) = self.connections.accept(&self.listener, &self.poll, now) {
-                    complain(&error.to_string());
-                    self.poll.change(&self.listener, token::LISTENER, EpollFlags::empty())?;
-                    self.deaf = Some(now + DEAF);
-                }
+            token::LISTENER | token::AGENT => self.accept(found, now)?,
+            token::AGENTS..token::ASKED => {
+                let collector = &self.collector;
+                let known = |id: &str| {
+                    client::haproxy(
+                        collector.container(id, now).unwrap_or(Err(Fact::Absent)).as_ref().map_err(|fact| *fact),
+                    )
+                };
+                self.agent.iter_mut().for_each(|agent| agent.ready(found, known));
             }
             token::ASKED..token::ASKED_END => self.collector.ready(found, &self.poll, now),
             _ => {
@@ -184,6 +229,16 @@ impl Node {
             // Nobody waits for events here, which were refused above.
             Answer::Action(_) | Answer::Later(_) => Response::error(403, "nothing can be changed here"),
         }
+    }
+}
+
+/// For those who know a secret, or for this machine.
+fn listen(address: SocketAddr, secret: bool) -> Result<Listener> {
+    match (secret, address.ip().is_loopback()) {
+        (true, _) => Listener::bearer(address),
+        (false, true) => Listener::tcp(address),
+        (false, false) => Err(Error::new(format!("{address} is not an address of the loopback interface"))
+            .hint("--bearer-file FILE has everybody tell the token in it")),
     }
 }
 

@@ -91,6 +91,12 @@ fn of_fact(fact: Fact) -> Verdict<'static> {
     }
 }
 
+/// The line of HAProxy's agent-check, from a view or from what is known without one.
+pub(in crate::shim) fn haproxy(found: Result<&View, Fact>) -> String {
+    let verdict = found.map_or_else(of_fact, |view| of_view(view, None));
+    dialect::haproxy_line(verdict.haproxy, verdict.reason)
+}
+
 /// What each state is in all words, as the page shows it: a name, the statuses of `/livez` and `/readyz`, those of OCF, a plugin,
 /// LSB and `bool`, HAProxy's line and gRPC's status. What has no supervisor is asked of none over HTTP.
 pub fn table() -> Vec<[String; 9]> {
