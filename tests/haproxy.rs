@@ -286,3 +286,57 @@ fn no_bad_state_leaves_a_server_up_or_changes_its_weight() {
     well();
     soon(|| ids.iter().all(|id| proxy.up(id)));
 }
+
+/// Two containers behind HAProxy under a load, of which one is stopped: what became of the requests, by the load and by HAProxy.
+fn stopped_under_load(name: &str, stop: &str) -> (String, BTreeMap<&'static str, u64>) {
+    let place = Place::new(name);
+    let agent = free_port();
+    let mut config = example("node.cfg").replace("9182", &agent.to_string());
+    let mut containers = Vec::new();
+    for (name, program, supervisor) in [("web", "8080", "9180"), ("web2", "8081", "9190")] {
+        let (own, told) = (free_port(), free_port());
+        let bundle = server(own);
+        let health = format!(r#"{{"stop": {stop}}}"#);
+        let shim = place.supervise(&bundle, &health, &["--listen", &format!("127.0.0.1:{told}")]);
+        config = config.replace(&format!(":{program} "), &format!(":{own} ")).replace(supervisor, &told.to_string());
+        config = config.replace(&format!("\"{name}\\n\""), &format!("\"{}\\n\"", bundle.id));
+        soon(|| TcpStream::connect(("127.0.0.1", own)).is_ok());
+        containers.push((shim, bundle));
+    }
+    let _node = place.node(&["--agent", &format!("127.0.0.1:{agent}")]);
+    let proxy = Proxy::new(&place.base, &config);
+    // The agent has said so: nothing else has been heard that would take them down.
+    let heard =
+        |server: &str| proxy.stat(server).is_some_and(|stat| stat["agent_status"] == "L7OK" && stat["status"] == "UP");
+    soon(|| heard("web") && heard("web2"));
+
+    let mut wrk = Command::new("wrk");
+    wrk.args(["-t", "1", "-c", "4", "-d", "60s"]).arg(format!("http://127.0.0.1:{}/index.html", proxy.port));
+    let load = begin(wrk);
+    let count = |server: &str, what: &str| -> u64 {
+        proxy.stat(server).and_then(|stat| stat[what].parse().ok()).expect("a number")
+    };
+    soon(|| count("web", "stot") > 100 && count("web2", "stot") > 100);
+    common::outcome(place.shim(&["stop", &containers[0].1.id])).well();
+    soon(|| proxy.is("web", "DOWN") || proxy.is("web", "DRAIN"));
+    let (after, other) = (count("web", "stot"), count("web2", "stot"));
+    soon(|| count("web2", "stot") > other + 100);
+    let late = count("web", "stot") - after;
+    let running = Command::new("kill").args(["-INT", &load.child.id().to_string()]).status();
+    assert!(running.is_ok_and(|status| status.success()), "the load has ended before");
+    let said = load.end().well();
+    let columns = ["econ", "eresp", "wretr", "wredis", "srv_abrt", "hrsp_5xx"];
+    let lost = columns.map(|what| (what, count("web", what) + count("web2", what)));
+    (said, lost.into_iter().chain([("late", late)]).collect())
+}
+
+#[test]
+fn a_container_that_is_drained_loses_no_request() {
+    let (said, lost) =
+        stopped_under_load("haproxy-drain", r#"{"signal": "KILL", "timeoutSeconds": 60, "drainSeconds": 4}"#);
+    assert!(said.contains("requests in") && !said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+    assert!(lost.values().all(|count| *count == 0), "{lost:?}\n{said}");
+    // Without it HAProxy hears too late.
+    let (_, lost) = stopped_under_load("haproxy-cut", r#"{"signal": "KILL", "timeoutSeconds": 60}"#);
+    assert!(lost["econ"] + lost["eresp"] + lost["wretr"] > 0, "{lost:?}");
+}

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Bundle, alive, free_port, outcome, wait};
+use common::{Bundle, alive, begin, free_port, outcome, wait};
 use node::{Place, ask, get, secret};
 use serde_json::Value;
 
@@ -243,4 +243,63 @@ fn one_agent_has_a_line_for_each_container() {
     wait(|| {
         agent(port, "other\n").is_none_or(|said| said.is_empty()) && TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
+}
+
+#[test]
+fn a_stop_with_drain_tells_everybody_before_it_sends_the_signal() {
+    let place = Place::new("node-drain");
+    let script = "trap 'echo > /tmp/term; exit 0' TERM; echo > /tmp/up; while :; do sleep 0.05; done";
+    let (port, line) = (free_port(), free_port());
+    let _node = place.node(&["--listen", &listen(port), "--agent", &listen(line)]);
+    for drain in [500.0, 0.3] {
+        let bundle = Bundle::script(script);
+        let health = format!(r#"{{"stop": {{"timeoutSeconds": 600, "drainSeconds": {drain}}}}}"#);
+        let shim = place.supervise(&bundle, &health, &[]);
+        let (id, signalled) = (&bundle.id, || bundle.rootfs("tmp/term").exists());
+        let ready = || ask(port, &format!("GET /readyz?id={id}"), "").unwrap_or_default();
+        wait(|| bundle.rootfs("tmp/up").exists() && ready().0 == 200);
+        let stop = begin(place.shim(&["stop", id]));
+        if drain > 1.0 {
+            wait(|| ready() == (503, "stopping stopping\n".to_owned()));
+            wait(|| agent(line, &format!("{id}\n")).as_deref() == Some("drain #stopping\n"));
+            assert!(alive(bundle.pid()) && !signalled());
+            // Who gives it less time than that has it end now, and not be killed then.
+            outcome(place.shim(&["stop", "--timeout", "300", id])).well();
+        }
+        stop.end().well();
+        assert!(signalled());
+        drop(shim);
+        let _ = fs::remove_file(bundle.rootfs("tmp/term"));
+    }
+}
+
+#[test]
+fn a_drained_container_goes_on_and_gets_no_work() {
+    let place = Place::new("node-drained");
+    let bundle = Bundle::sleeper();
+    let shim = place.supervise(&bundle, STOP, &[]);
+    let (port, line) = (free_port(), free_port());
+    let _node = place.node(&["--listen", &listen(port), "--agent", &listen(line)]);
+    let id = &bundle.id;
+    let says = |status, text: &str| {
+        wait(|| ask(port, &format!("GET /readyz?id={id}"), "") == Some((status, format!("{text}\n"))));
+    };
+    let verb = |verb: &str| outcome(place.shim(&[verb, id])).well();
+    says(200, "healthy ok");
+    let pid = bundle.pid();
+    verb("drain");
+    says(503, "notready drained");
+    assert_eq!(agent(line, &format!("{id}\n")).as_deref(), Some("drain #drained\n"));
+    assert_eq!((get(port, &format!("/livez?id={id}")).0, alive(pid)), (200, true));
+    assert_eq!(sample(port, &format!("orlop_container_ready{{id=\"{id}\",name=\"{id}\"}}")).as_deref(), Some("0"));
+    // It stays so through another start of its own, and under another program of its supervisor's.
+    verb("restart");
+    wait(|| !alive(pid) && bundle.status() == "running");
+    verb("upgrade");
+    let record = || fs::read_to_string(place.base.join("shims").join(id).join("events.ndjson")).expect("a record");
+    wait(|| record().contains("\"resumed\""));
+    says(503, "notready drained");
+    verb("undrain");
+    says(200, "healthy ok");
+    assert_eq!(shim.end("TERM").0, Some(0));
 }

@@ -55,6 +55,13 @@ pub enum Action {
         /// Which one.
         id: String,
     },
+    /// `POST /v1/containers/ID/drain` and `undrain`.
+    Drain {
+        /// Which one.
+        id: String,
+        /// It is to get no work; false: it may again.
+        drained: bool,
+    },
     /// `POST /v1/containers/ID/kill?signal=SIGNAL`.
     Kill {
         /// Which one.
@@ -84,7 +91,7 @@ pub fn answer(request: &Request, views: &[View], events: &dyn Events) -> Answer 
                 _ => Answer::Response(response),
             };
         }
-        ["v1", "containers", id, verb @ ("stop" | "restart" | "kill")] => (verb, Some(id)),
+        ["v1", "containers", id, verb @ ("stop" | "restart" | "drain" | "undrain" | "kill")] => (verb, Some(id)),
         ["v1", verb @ ("upgrade" | "shutdown")] => (verb, None),
         _ => return Answer::Response(Response::error(404, "there is nothing here")),
     };
@@ -249,6 +256,7 @@ fn act(request: &Request, (verb, id): (&str, Option<&str>), views: &[View]) -> R
     Ok(match verb {
         "stop" => Action::Stop { id, timeout: value.map(timeout).transpose()? },
         "restart" => Action::Restart { id },
+        "drain" | "undrain" => Action::Drain { id, drained: verb == "drain" },
         "kill" => {
             let signal = value.unwrap_or("SIGTERM");
             crate::commands::signal(signal).map_err(|_| Response::error(400, "unknown signal"))?;

@@ -50,6 +50,10 @@ enum Verb {
     Stop(StopArgs),
     /// Stop a container, and start it again at once
     Restart(IdArgs),
+    /// Have a container get no new work; it goes on
+    Drain(IdArgs),
+    /// It may get work again
+    Undrain(IdArgs),
     /// Send a signal to a container's first process
     Kill(KillArgs),
     /// Execute the supervisor's program anew, without a change for its container
@@ -186,6 +190,8 @@ pub fn main() -> i32 {
         Verb::Top => client::top(&source).map(|()| 0),
         Verb::Stop(args) => stop(&args, &source),
         Verb::Restart(args) => post(&source, &args.id, "restart"),
+        Verb::Drain(args) => post(&source, &args.id, "drain"),
+        Verb::Undrain(args) => post(&source, &args.id, "undrain"),
         Verb::Kill(args) => post(&source, &args.id, &format!("kill?signal={}", args.signal.replace('+', "%2B"))),
         Verb::Upgrade(args) => posted(client::post(&source, &args.id, "/v1/upgrade", PATIENCE)),
         Verb::Node(args) => node(args, source),

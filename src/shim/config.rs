@@ -97,11 +97,13 @@ pub struct Stop {
     pub signal: String,
     /// After that its cgroup is killed.
     pub timeout: Duration,
+    /// So long it is said to be stopping before it is sent anything, so that it gets no new work and ends what it has.
+    pub drain: Duration,
 }
 
 impl Default for Stop {
     fn default() -> Self {
-        Self { signal: "TERM".to_owned(), timeout: Duration::from_secs(10) }
+        Self { signal: "TERM".to_owned(), timeout: Duration::from_secs(10), drain: Duration::ZERO }
     }
 }
 
@@ -404,6 +406,7 @@ fn restart(value: Value, place: &str) -> Result<Policy> {
 struct StopText {
     signal: Option<String>,
     timeout_seconds: Option<f64>,
+    drain_seconds: Option<f64>,
 }
 
 fn stop(text: StopText, place: &str) -> Result<Stop> {
@@ -417,9 +420,19 @@ fn stop(text: StopText, place: &str) -> Result<Stop> {
             );
         }
     };
+    let drain = match text.drain_seconds {
+        None => default.drain,
+        Some(seconds) if seconds == 0.0 || (seconds > 0.0 && seconds < timeout.as_secs_f64()) => {
+            Duration::from_secs_f64(seconds)
+        }
+        Some(_) => {
+            return Err(Error::new("drainSeconds must be less than timeoutSeconds, of which it is a part")
+                .at(format!("{place}/drainSeconds")));
+        }
+    };
     let signal = text.signal.unwrap_or(default.signal);
     crate::commands::signal(&signal).map_err(|error| error.at(format!("{place}/signal")))?;
-    Ok(Stop { signal, timeout })
+    Ok(Stop { signal, timeout, drain })
 }
 
 #[derive(Deserialize)]
@@ -626,6 +639,8 @@ mod tests {
                 "health.json /restart/longestDelaySeconds",
             ),
             (json!({"stop": {"timeoutSeconds": -1}}), "health.json /stop/timeoutSeconds"),
+            (json!({"stop": {"drainSeconds": 10}}), "health.json /stop/drainSeconds"),
+            (json!({"stop": {"drainSeconds": -1}}), "health.json /stop/drainSeconds"),
             (json!({"log": {"path": "out"}}), "health.json /log/path"),
             (json!({"log": {"path": "/out", "maxBytes": 1}}), "health.json /log"),
             (json!({"lease": {"key": "/k"}}), "health.json /lease"),

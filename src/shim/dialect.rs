@@ -70,7 +70,15 @@ pub fn words(summary: Summary) -> Words {
 /// The line of HAProxy's agent-check. HAProxy takes a reason only after a space, and leaves a server UP whose line it does
 /// not understand: so a good state has no reason, and a bad one has one word of a closed list.
 pub fn haproxy(summary: Summary, reason: Reason) -> String {
-    haproxy_line(words(summary).haproxy, reason.as_str())
+    haproxy_line(haproxy_status(summary, reason), reason.as_str())
+}
+
+/// What was taken out by hand keeps the sessions that it has.
+pub(super) fn haproxy_status(summary: Summary, reason: Reason) -> &'static str {
+    match (summary, reason) {
+        (Summary::NotReady, Reason::Drained) => "drain",
+        _ => words(summary).haproxy,
+    }
 }
 
 /// The same of a status of HAProxy's.

@@ -168,6 +168,8 @@ pub struct Axes {
     pub liveness: Liveness,
     /// May it be sent work? None: nothing says, so it may as soon as it runs.
     pub ready: Option<bool>,
+    /// Somebody wants it to get no work, whatever else it is.
+    pub drained: bool,
     /// Is it short of something?
     pub pressure: Pressure,
     /// Does it end again and again?
@@ -185,6 +187,7 @@ impl Axes {
             lifecycle,
             liveness: Liveness::Unprobed,
             ready: None,
+            drained: false,
             pressure: Pressure::None,
             crash: Crash::None,
             lease: Lease::None,
@@ -283,6 +286,7 @@ pub enum Reason {
     Created,
     StartupProbe,
     NotReady,
+    Drained,
     Paused,
     Stopping,
     Exited,
@@ -316,11 +320,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the source.
-    pub const ALL: [Reason; 32] = [
+    pub const ALL: [Reason; 33] = [
         Reason::Ok,
         Reason::Created,
         Reason::StartupProbe,
         Reason::NotReady,
+        Reason::Drained,
         Reason::Paused,
         Reason::Stopping,
         Reason::Exited,
@@ -358,6 +363,7 @@ impl Reason {
             Reason::Created => "created",
             Reason::StartupProbe => "startup-probe",
             Reason::NotReady => "not-ready",
+            Reason::Drained => "drained",
             Reason::Paused => "paused",
             Reason::Stopping => "stopping",
             Reason::Exited => "exited",
@@ -443,6 +449,9 @@ fn running(axes: &Axes) -> (Summary, Reason) {
         Liveness::Unknown => return (Summary::Starting, Reason::ProbePending),
         Liveness::Unprobed | Liveness::Pass => {}
     }
+    if axes.drained {
+        return (Summary::NotReady, Reason::Drained);
+    }
     if axes.ready == Some(false) {
         return (Summary::NotReady, Reason::NotReady);
     }
@@ -507,16 +516,17 @@ mod tests {
         (
             every(&lives),
             every(&liveness),
-            every(&[None, Some(false), Some(true)]),
+            (every(&[None, Some(false), Some(true)]), every(&[false, true])),
             every(&pressure),
             every(&[Crash::None, Crash::Backoff, Crash::Loop]),
             every(&[Lease::None, Lease::Waiting, Lease::Held, Lease::Expiring, Lease::Lost]),
             prop::collection::vec(0u64..10, 0..3),
         )
-            .prop_map(|(lifecycle, liveness, ready, pressure, crash, lease, ages)| Axes {
+            .prop_map(|(lifecycle, liveness, (ready, drained), pressure, crash, lease, ages)| Axes {
                 lifecycle,
                 liveness,
                 ready,
+                drained,
                 pressure,
                 crash,
                 lease,
@@ -532,6 +542,7 @@ mod tests {
             let good = axes.lifecycle == Lifecycle::Running
                 && matches!(axes.liveness, Liveness::Unprobed | Liveness::Pass)
                 && axes.ready != Some(false)
+                && !axes.drained
                 && axes.pressure == Pressure::None
                 && axes.crash != Crash::Loop
                 && matches!(axes.lease, Lease::None | Lease::Held)

@@ -145,6 +145,8 @@ pub struct Supervisor {
     phase: Phase,
     alive: Option<Alive>,
     stop: Option<Stop>,
+    /// Somebody wants it to get no work.
+    drained: bool,
     last_exit: Option<ExitView>,
     said: Option<(Summary, Reason)>,
     since: String,
@@ -231,6 +233,7 @@ impl Supervisor {
             phase: Phase::Idle,
             alive: None,
             stop: None,
+            drained: false,
             last_exit: None,
             said: None,
             since: state::now(),
@@ -370,6 +373,7 @@ impl Supervisor {
             self.push.next(),
             self.farewell,
             self.stop.and_then(|stop| stop.deadline),
+            self.stop.and_then(|stop| stop.signal_at),
             self.watchdog,
             waiting,
             self.alive.as_ref().filter(|_| self.phase == Phase::Up).and_then(|alive| alive.next_look),
@@ -777,7 +781,7 @@ impl Supervisor {
         }
         self.fence.leave();
         if let Some(stop) = &mut self.stop {
-            stop.deadline = None;
+            (stop.signal_at, stop.deadline) = (None, None);
         }
         let (runtime, id, ours) = (self.wanted.runtime.clone(), self.wanted.id.clone(), self.ours);
         match self.work(move || if ours { runtime.remove(&id) } else { Reply::default() }) {
@@ -837,6 +841,9 @@ impl Supervisor {
         if self.deaf.is_some_and(|until| until <= now) {
             self.deaf = None;
             self.hear_clients(true);
+        }
+        if self.stop.and_then(|stop| stop.signal_at).is_some_and(|at| at <= now) {
+            self.signal_to_stop();
         }
         if self.stop.and_then(|stop| stop.deadline).is_some_and(|deadline| deadline <= now) {
             self.kill();

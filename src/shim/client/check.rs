@@ -64,7 +64,7 @@ fn of(summary: Summary, reason: Reason) -> Verdict<'static> {
         live: words.live == 200,
         summary,
         reason: reason.as_str(),
-        haproxy: words.haproxy,
+        haproxy: dialect::haproxy_status(summary, reason),
     }
 }
 
@@ -109,12 +109,17 @@ pub fn table() -> Vec<[String; 9]> {
         let line = haproxy.trim_end().to_owned();
         [name.to_owned(), live, ready, status(ocf), status(nagios), status(lsb), bool, line, grpc.to_owned()]
     };
-    let known = Summary::ALL.into_iter().rev().map(|summary| {
+    let of_summary = |summary: Summary, name: &str, verdict: Verdict<'static>| {
         let words = dialect::words(summary);
         let serving = serde_json::json!(words.grpc);
-        let verdict = Verdict { reason: "REASON", ..of(summary, Reason::Ok) };
         let http = [words.live, words.ready].map(|status| status.to_string());
-        row(summary.as_str(), http, verdict, serving.as_str().unwrap_or_default())
+        row(name, http, verdict, serving.as_str().unwrap_or_default())
+    };
+    let known = Summary::ALL.into_iter().rev().flat_map(|summary| {
+        let any = of_summary(summary, summary.as_str(), Verdict { reason: "REASON", ..of(summary, Reason::Ok) });
+        // The one reason that has a word of its own.
+        let drained = (summary == Summary::NotReady).then(|| of(summary, Reason::Drained));
+        std::iter::once(any).chain(drained.map(|verdict| of_summary(summary, "notready, drained", verdict)))
     });
     let none = [
         ("no supervisor, and it runs", Fact::Runs(0)),

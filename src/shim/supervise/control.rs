@@ -76,6 +76,11 @@ impl Supervisor {
         match action {
             Action::Stop { timeout, .. } => self.ask_to_stop(Why::Asked, timeout),
             Action::Restart { .. } => self.ask_to_stop(Why::Restart, None),
+            Action::Drain { drained, .. } => {
+                self.drained = drained;
+                self.keep();
+                Ok(())
+            }
             Action::Kill { signal, .. } => {
                 crate::commands::signal(&signal)?;
                 if self.phase != Phase::Up {

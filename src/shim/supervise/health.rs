@@ -100,6 +100,9 @@ impl Supervisor {
                 axes.samples.extend(probing.age(now));
             }
         }
+        if self.drained {
+            (axes.drained, axes.ready) = (true, Some(false));
+        }
         axes
     }
 

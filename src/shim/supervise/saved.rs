@@ -65,6 +65,9 @@ pub struct Saved {
     /// The probes that passed last, by what they are for.
     #[serde(default)]
     pub passed: Vec<String>,
+    /// Somebody wants it to get no work.
+    #[serde(default)]
+    pub drained: bool,
     /// From its start to the first time that it was ready, in seconds.
     #[serde(default)]
     pub ready_after: Option<f64>,
@@ -102,6 +105,7 @@ impl Supervisor {
             started_once: self.started_once,
             oom_kills: alive.map(|alive| alive.oom_kills).unwrap_or_default(),
             passed: alive.map(Alive::passed).unwrap_or_default(),
+            drained: self.drained,
             ready_after: alive.and_then(|alive| Some(alive.ready_after?.as_secs_f64())),
             restarts: self.restarts.clone(),
             last_exit: self.last_exit.clone(),
@@ -130,8 +134,9 @@ impl Supervisor {
         }
         self.last_exit = saved.last_exit.clone();
         self.ours = saved.ours;
+        self.drained = saved.drained;
         self.started_once = saved.started_once;
-        let stop = |why| Stop { why, deadline: None };
+        let stop = |why| Stop::of(why, None);
         match saved.at {
             At::Up => return self.go_on_with(&saved, same_boot),
             At::Start if saved.stop == Some(Why::Asked) => {
@@ -204,7 +209,7 @@ impl Supervisor {
         let said = serde_json::json!({ "exit": view, "missed": true, "sameBoot": same_boot, "fence": fence });
         self.note("exit", said);
         self.last_exit = Some(view);
-        self.stop = saved.stop.map(|why| Stop { why, deadline: None });
+        self.stop = saved.stop.map(|why| Stop::of(why, None));
         if let Some((manager, process)) = self.manager.as_ref().zip(saved.process) {
             manager.forget(process);
         }

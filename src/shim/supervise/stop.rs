@@ -24,7 +24,16 @@ pub(super) enum Why {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stop {
     pub(super) why: Why,
+    /// Until then it ends what work it has. None: it has had the signal.
+    pub(super) signal_at: Option<Moment>,
     pub(super) deadline: Option<Moment>,
+}
+
+impl Stop {
+    /// One whose moments are to come, or have passed.
+    pub(super) fn of(why: Why, deadline: Option<Moment>) -> Self {
+        Self { why, signal_at: None, deadline }
+    }
 }
 
 impl Supervisor {
@@ -41,20 +50,25 @@ impl Supervisor {
                 return Ok(());
             }
             Phase::Idle | Phase::Making(_) | Phase::Starting(_) => {
-                self.stop = Some(Stop { why, deadline: Some(deadline) });
+                self.stop = Some(Stop::of(why, Some(deadline)));
             }
             Phase::Up => {
-                self.stop = Some(Stop { why, deadline: Some(deadline) });
+                let signal_at = match self.stop.filter(|_| before.is_some()) {
+                    Some(stop) => stop.signal_at,
+                    None => self.drain(why).map(|drain| clock::now() + drain),
+                };
+                // Who gives less time than that wants it used for the end.
+                let waits = signal_at.filter(|at| *at < deadline);
+                self.stop = Some(Stop { why, signal_at: waits, deadline: Some(deadline) });
                 if let (Some(manager), Why::Asked) = (&self.manager, why) {
                     manager.stopping();
                     manager.extend(timeout + EXTENSION);
                 }
-                if before.is_none() {
-                    self.signal(&self.wanted.config.stop.signal.clone());
-                    self.thaw();
+                if waits.is_none() && (before.is_none() || signal_at.is_some()) {
+                    self.signal_to_stop();
                 }
             }
-            Phase::Removing(..) => self.stop = Some(Stop { why, deadline: None }),
+            Phase::Removing(..) => self.stop = Some(Stop::of(why, None)),
             Phase::Waiting(_) if why == Why::Restart => return self.launch(),
             Phase::Waiting(_) | Phase::Leasing => {
                 let ended = Ended { exit: Exit::Asked, end: None, uptime: Duration::ZERO };
@@ -67,6 +81,21 @@ impl Supervisor {
         }
         self.keep();
         Ok(())
+    }
+
+    /// How long it is to get no new work before it is sent anything. What does not answer, or is frozen, ends no work.
+    fn drain(&self, why: Why) -> Option<Duration> {
+        let frozen = self.alive.as_ref().is_some_and(|alive| alive.paused);
+        Some(self.wanted.config.stop.drain).filter(|drain| !drain.is_zero() && !frozen && why != Why::Unhealthy)
+    }
+
+    /// Its signal, by which it ends in order.
+    pub(super) fn signal_to_stop(&mut self) {
+        if let Some(stop) = &mut self.stop {
+            stop.signal_at = None;
+        }
+        self.signal(&self.wanted.config.stop.signal.clone());
+        self.thaw();
     }
 
     pub(super) fn signal(&mut self, name: &str) {
@@ -88,7 +117,7 @@ impl Supervisor {
     /// SIGKILL to everything in its cgroup, or to its first process where there is none; to the worker that makes or starts it.
     pub(super) fn kill(&mut self) {
         if let Some(stop) = &mut self.stop {
-            stop.deadline = None;
+            (stop.signal_at, stop.deadline) = (None, None);
         }
         if let Phase::Making(job) | Phase::Starting(job) = self.phase {
             return self.children.kill(job);
