@@ -17,6 +17,7 @@ use super::jobs::Runtime;
 use super::record;
 use super::restart::When;
 use crate::error::{Error, Result};
+use crate::state::Store;
 
 const ERR_ARGS: i32 = 2;
 const ERR_UNIMPLEMENTED: i32 = 3;
@@ -119,8 +120,8 @@ struct Resource {
     degraded: bool,
     /// Until then the action must have ended.
     deadline: Instant,
-    /// What Pacemaker gives it.
-    timeout: Duration,
+    /// What Pacemaker gives it beyond that.
+    reserve: Duration,
 }
 
 impl Resource {
@@ -139,7 +140,7 @@ impl Resource {
         crate::validate::container_id(&id).map_err(|error| Ends(ERR_CONFIGURED, error.to_string()))?;
         let milliseconds = std::env::var("OCF_RESKEY_CRM_meta_timeout").ok().and_then(|text| text.parse().ok());
         let timeout = milliseconds.map_or(ACTION, Duration::from_millis);
-        let time = timeout.checked_sub(RESERVE).unwrap_or(timeout / 2);
+        let reserve = if timeout > RESERVE { RESERVE } else { timeout / 2 };
         let source = Source { directory: parameter("directory").into(), root: parameter("root").into() };
         Ok(Self {
             bundle,
@@ -147,8 +148,8 @@ impl Resource {
             source,
             systemd_cgroup: truth("systemd_cgroup")?,
             degraded: truth("degraded")?,
-            deadline: Instant::now() + time,
-            timeout,
+            deadline: Instant::now() + (timeout - reserve),
+            reserve,
         })
     }
 
@@ -223,12 +224,28 @@ impl Resource {
         let asked = client::post(&self.source, &self.id, &target, client::PATIENCE);
         if asked.is_ok_and(|(status, _)| status == 200) {
             let control = self.source.directory.join(&self.id).join(client::CONTROL);
-            let until = self.deadline + RESERVE.min(self.timeout / 4);
+            let until = self.deadline + self.reserve * 2 / 5;
             while control.exists() && Instant::now() < until {
                 std::thread::sleep(LOOK);
             }
         }
+        self.kill(self.deadline + self.reserve * 4 / 5)?;
         self.end()
+    }
+
+    /// Kills what there is of it, and says in time what can't be killed. Where its state can't be read, `end` still finds it.
+    fn kill(&self, until: Instant) -> std::result::Result<(), Ends> {
+        let opened = Store::new(self.root()).open(&self.id).and_then(|dir| dir.read()?.open_cgroup());
+        let Ok(Some(cgroup)) = opened else { return Ok(()) };
+        while cgroup.populated().unwrap_or(false) {
+            cgroup.kill()?;
+            if Instant::now() >= until {
+                let left = cgroup.processes().unwrap_or_default();
+                return Err(Ends(ERR_GENERIC, format!("its processes {left:?} have not ended by SIGKILL")));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Whatever there is of it is killed and removed, without its supervisor. `delete` answers when its cgroup is empty.
