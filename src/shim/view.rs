@@ -70,7 +70,7 @@ pub type Word = String;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LeaseView {
-    /// waiting, held, expiring or lost.
+    /// waiting, held, expiring, lost, or none where it was given back.
     pub state: Word,
     /// Its key.
     pub key: String,

@@ -169,11 +169,14 @@ impl Claim {
         (self.state, self.asked) = (State::Idle, None);
     }
 
-    /// Nothing of ours runs, or will: the key is given back.
+    /// Nothing of ours runs, or will: the key is given back. While the holder before may still run it is left to run out: whoever
+    /// comes next would not know of that one.
     pub fn leave(&mut self, now: Moment) {
         self.asked = None;
         match self.state {
-            State::Held(held) if !held.gone => (self.state, self.next) = (State::Leaving(held.token), now),
+            State::Held(held) if !held.gone && now >= held.usable => {
+                (self.state, self.next) = (State::Leaving(held.token), now)
+            }
             State::Leaving(_) => {}
             _ => self.state = State::Idle,
         }

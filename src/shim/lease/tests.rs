@@ -328,7 +328,7 @@ impl World {
             (node.runs, node.asked) = (false, None);
             node.claim.lose();
         }
-        if node.runs && leaves {
+        if leaves {
             (node.runs, node.asked) = (false, None);
             node.claim.leave(now);
         }
