@@ -47,6 +47,7 @@ const NATIVE_ONLY: &[&str] = &[
     "seccomp::section",
     "security",
     "shim_http",
+    "slurm",
     "spec",
 ];
 /// Those that get the machine with systemd.
