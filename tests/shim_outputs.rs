@@ -6,12 +6,15 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Bundle, Outcome, Running, alive, begin, outcome, wait};
+use common::{Bundle, Outcome, Running, alive, begin, outcome, value, wait};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use orlop::shim::metrics;
+use serde_json::Value;
 
 const SHIM: &str = env!("CARGO_BIN_EXE_orlop-shim");
 
@@ -185,6 +188,80 @@ fn a_port_is_for_reading_and_tells_nothing_that_the_container_has_said() {
     assert!(fs::read_to_string(record).expect("a record").contains("secret"));
     assert!(!events().contains("secret"), "{}", events());
     let _ = fs::remove_file(log);
+}
+
+/// Words of a query, and the character before each.
+fn words(text: &str) -> Vec<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty()).collect()
+}
+
+/// Each query of the example for Grafana, by its panel.
+fn queries(dashboard: &Value) -> Vec<(String, String)> {
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let query = |panel: &Value| -> Vec<(String, String)> {
+        let title = panel["title"].as_str().expect("a title").to_owned();
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+        let targets = panel["targets"].as_array().expect("targets");
+        let text = |target: &Value, field: &str| target[field].as_str().unwrap_or_default().to_owned();
+        assert!(targets.iter().all(|target| target["datasource"]["uid"] == "${datasource}"), "{title}");
+        // What is shown of a label is a query of it, too.
+        let legend = |target: &Value| words(&text(target, "legendFormat").replace("{{", " by(")).join(" ");
+        targets.iter().map(|target| (text(target, "expr"), legend(target))).collect()
+    };
+    panels.iter().flat_map(query).collect()
+}
+
+/// A metric that is not exported, or a label that a sample has not, would be an empty panel.
+#[test]
+fn the_dashboard_asks_for_what_a_container_has() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/grafana/orlop.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).expect("orlop.json")).expect("JSON");
+    let variables = dashboard["templating"]["list"].as_array().expect("variables");
+    assert!(variables.iter().any(|variable| variable["name"] == "datasource" && variable["type"] == "datasource"));
+    let health = r#"{"stop": {"timeoutSeconds": 0.1}, "liveness": {"exec": {"command": ["true"]}, "timeoutSeconds": 5, "periodSeconds": 0.1}}"#;
+    let supervised = Supervised::new("exec sleep 1000", health);
+    wait(|| supervised.ask("GET /metrics").1.contains("orlop_probe_duration_seconds{"));
+    let (_, exposition) = supervised.ask("GET /metrics");
+    let cgroup = supervised.bundle.cgroup();
+    let queries = queries(&dashboard);
+    assert!(queries.len() > 12, "{queries:?}");
+    let mut rules = "groups: [{name: dashboard, rules: [".to_owned();
+    for (expr, legend) in &queries {
+        let expr = expr.replace("$__rate_interval", "1m").replace("$job", "orlop").replace("$id", ".*");
+        let names =
+            words(&expr).into_iter().filter(|word| word.starts_with("container_") || word.starts_with("orlop_"));
+        let names: Vec<&str> = names.collect();
+        assert!(!names.is_empty(), "{expr}");
+        for name in names {
+            let Some(sample) = exposition.lines().find(|line| line.starts_with(&format!("{name}{{"))) else {
+                // A limit that is not set, a controller that is not there (natively).
+                let family =
+                    metrics::FAMILIES.iter().find(|family| format!("{}{}", family.name, family.kind.suffix()) == name);
+                let family = family.unwrap_or_else(|| panic!("nothing exports {name}"));
+                let (file, key) =
+                    family.file().map_or(("memory.current", ""), |file| file.split_once(' ').unwrap_or((file, "")));
+                let there = value(cgroup.join(file)).is_ok_and(|text| text != "max" && text.contains(key));
+                assert!(!there, "{name} has no sample");
+                continue;
+            };
+            // Prometheus itself adds the job.
+            let has = |label: &str| label == "job" || sample.contains(&format!("{label}=\""));
+            let matched = expr.split(['{', '}']).skip(1).step_by(2).flat_map(|inside| inside.split(','));
+            let matched = matched.filter_map(|matcher| words(matcher).first().copied());
+            let grouped = expr.split("by (").nth(1).and_then(|rest| rest.split(')').next()).into_iter().flat_map(words);
+            let shown = legend.split("by ").skip(1).filter_map(|rest| rest.split(' ').next());
+            for label in matched.chain(grouped).chain(shown) {
+                assert!(has(label), "{name} has no label {label}: {sample}");
+            }
+        }
+        rules += &format!("{{record: a, expr: {}}},", serde_json::json!(expr));
+    }
+    // Its own syntax is Prometheus' affair.
+    let path = supervised.bundle.dir.join("rules.yml");
+    fs::write(&path, rules + "]}]\n").expect("write");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "rules"]).arg(path);
+    outcome(promtool).well();
 }
 
 /// The other side of `top`'s terminal.

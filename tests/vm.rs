@@ -35,6 +35,7 @@ const NATIVE_ONLY: &[&str] = &[
     "haproxy",
     "invariants",
     "lease",
+    "node",
     "ocf::native",
     "pacemaker",
     "plan",
