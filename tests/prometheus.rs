@@ -1,6 +1,8 @@
 //! Prometheus and what it is given: the rules in examples/prometheus by promtool, and a scrape by the server itself.
 
 mod common;
+#[path = "common/node.rs"]
+mod node;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bundle, free_port, outcome};
+use node::Place;
 use serde_json::{Value, json};
 
 fn examples() -> PathBuf {
@@ -27,6 +30,20 @@ fn the_rules_are_valid_and_fire_when_they_should() {
 
 /// Ended when it is dropped.
 struct Server(Child);
+
+impl Server {
+    /// With the prometheus.yml of a directory.
+    fn new(directory: &Path, port: u16) -> Self {
+        let server = Command::new("prometheus")
+            .arg(format!("--config.file={}", directory.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", directory.join("tsdb").display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(server.expect("prometheus"))
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -80,14 +97,7 @@ fn a_server_scrapes_a_supervisor_and_its_rules_see_a_failure() {
     let rules = fs::read_to_string(examples().join("alerts.yml")).expect("alerts.yml").replace("for: 1m", "for: 1s");
     fs::write(bundle.dir.join("prometheus.yml"), config).expect("prometheus.yml");
     fs::write(bundle.dir.join("alerts.yml"), rules).expect("alerts.yml");
-    let server = Command::new("prometheus")
-        .arg(format!("--config.file={}", bundle.dir.join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", bundle.dir.join("tsdb").display()))
-        .arg(format!("--web.listen-address=127.0.0.1:{server_port}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let server = Server(server.expect("prometheus"));
+    let server = Server::new(&bundle.dir, server_port);
 
     let id = &bundle.id;
     let value = |text: &str| -> Option<String> {
@@ -113,4 +123,30 @@ fn a_server_scrapes_a_supervisor_and_its_rules_see_a_failure() {
     shim.end();
     soon(|| value("ALERTS{alertname=\"SupervisorGone\",alertstate=\"firing\"}").as_deref() == Some("1"));
     drop(server);
+}
+
+/// By what the page shows, with another address and another file.
+#[test]
+fn a_server_scrapes_a_node_with_its_token() {
+    let place = Place::new("prometheus-node");
+    let bundle = Bundle::sleeper();
+    let _shim = place.supervise(&bundle, r#"{"stop": {"timeoutSeconds": 0.1}}"#, &[]);
+    let (port, server_port, token) = (free_port(), free_port(), place.base.join("token"));
+    node::secret(&token, "0123456789abcdef0123456789abcdef\n");
+    let token = token.to_str().expect("UTF-8");
+    let _node = place.node(&["--listen", &format!("127.0.0.1:{port}"), "--bearer-file", token]);
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cluster/prometheus.md");
+    let page = fs::read_to_string(page).expect("the page");
+    let shown = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let config = shown.replace("192.0.2.1:9181", &format!("127.0.0.1:{port}"));
+    assert!(config.contains("/etc/prometheus/orlop-token"));
+    let config = config.replace("/etc/prometheus/orlop-token", token);
+    fs::write(place.base.join("prometheus.yml"), format!("global: {{scrape_interval: 1s}}\n{config}")).expect("write");
+    let _server = Server::new(&place.base, server_port);
+    let query = |text: &str| query(server_port, text).unwrap_or_default();
+    let state = format!("orlop_container_state{{job=\"orlop\",id=\"{}\",state=\"healthy\"}} == 1", bundle.id);
+    soon(|| query(&state).len() == 1);
+    // Another token than the node's scrapes nothing.
+    fs::write(token, "fedcba9876543210fedcba9876543210\n").expect("write");
+    soon(|| query("up{job=\"orlop\"} == 0").len() == 1);
 }
