@@ -71,6 +71,10 @@ fn who_comes_after_another_one_waits_for_as_long_as_that_may_run() {
     won(&mut claim, 7, at(0));
     assert!(claim.usable(at(0)).is_none());
     assert_eq!(claim.axis(at(0)), health::Lease::Waiting);
+    // Given back now, the next one would not know of the one before.
+    let mut early = claim.clone();
+    early.leave(at(0));
+    assert!(early.idle());
     // Meanwhile it is renewed.
     for third in 1..6 {
         let now = TTL / 3 * third + at(1);
@@ -165,7 +169,7 @@ proptest! {
 #[test]
 fn in_most_worlds_the_key_changes_hands() {
     let starts: Vec<_> = (0..20).map(|seed| World::new(seed).run().expect("never two")).collect();
-    assert!(starts.iter().filter(|starts| **starts >= 4).count() >= 15, "{starts:?}");
+    assert!(starts.iter().filter(|starts| **starts >= 2).count() >= 15, "{starts:?}");
 }
 
 /// Milliseconds between two looks.
@@ -322,7 +326,9 @@ impl World {
 
     fn node(&mut self, index: usize) -> std::result::Result<(), String> {
         let now = self.now;
-        let leaves = self.any(400) == 0;
+        // Now and then; more often while the one before is waited for.
+        let waits = self.nodes[index].claim.held().is_some() && !self.nodes[index].runs;
+        let leaves = self.any(if waits { 40 } else { 400 }) == 0;
         let node = &mut self.nodes[index];
         if node.claim.deadline().is_some_and(|deadline| deadline <= now) {
             (node.runs, node.asked) = (false, None);
