@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Bundle, Outcome, Running, begin, outcome};
+use common::{Bundle, Outcome, Running, begin, outcome, soon};
 use serde_json::Value;
 
 const HERE: &str = env!("CARGO_MANIFEST_DIR");
@@ -128,15 +128,6 @@ impl Drop for Cluster {
             }
             sleep(Duration::from_millis(50));
         }
-    }
-}
-
-#[track_caller]
-fn soon(done: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute");
-        sleep(Duration::from_millis(50));
     }
 }
 

@@ -28,6 +28,7 @@ const NATIVE_ONLY: &[&str] = &[
     "vm",
     "breakout",
     "conformance",
+    "consul",
     "engines",
     "faults",
     "foreground",

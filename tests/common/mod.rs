@@ -373,6 +373,16 @@ pub fn wait(done: impl Fn() -> bool) {
     }
 }
 
+/// Waits until it is so, a minute at most: for what other programs do in their own time.
+#[track_caller]
+pub fn soon(done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "not within a minute");
+        sleep(Duration::from_millis(50));
+    }
+}
+
 /// A port of the loopback interface that nobody has now.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
