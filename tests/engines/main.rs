@@ -14,8 +14,8 @@ const PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/place");
 /// An engine and its programs.
 const ENGINES: [(&str, &[&str]); 6] = [
     ("buildah", &["buildah"]),
-    ("ctr", &["containerd", "ctr", "curl", "jq"]),
-    ("ctr-shim", &["containerd", "ctr", "jq"]),
+    ("ctr", &["containerd", "ctr", "jq"]),
+    ("ctr-shim", &["containerd", "ctr", "curl", "jq"]),
     ("cri", &["containerd", "ctr", "curl", "jq", "/usr/lib/cni/ptp"]),
     ("docker", &["dockerd", "docker"]),
     ("podman", &["podman", "conmon", "catatonit", "newuidmap"]),
