@@ -41,7 +41,12 @@ fn all_containers_of_a_node_answer_at_one_port() {
     let (one, two) = (Bundle::sleeper(), Bundle::sleeper());
     let (_first, second) = (place.supervise(&one, STOP, &[]), place.supervise(&two, STOP, &[]));
     let port = free_port();
-    let node = place.node(&["--listen", &listen(port)]);
+    let manager = std::os::unix::net::UnixDatagram::bind(place.base.join("notify")).expect("a socket");
+    let node = place.node_of(&place.base.join("notify"), &["--listen", &listen(port)]);
+    let mut heard = [0; 64];
+    manager.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let length = manager.recv(&mut heard).expect("a message");
+    assert_eq!(&heard[..length], b"READY=1");
     let line = |id: &str| ask(port, &format!("GET /readyz?id={id}"), "").unwrap_or_default();
     let said = |id: &str, status, text: &str| line(id) == (status, format!("{text}\n"));
     wait(|| said(&one.id, 200, "healthy ok") && said(&two.id, 200, "healthy ok"));
@@ -221,7 +226,7 @@ fn agent(port: u16, line: &str) -> Option<String> {
 fn one_agent_has_a_line_for_each_container() {
     let place = Place::new("node-agent");
     let bundle = Bundle::sleeper();
-    let _shim = place.supervise(&bundle, STOP, &[]);
+    let shim = place.supervise(&bundle, STOP, &[]);
     let port = free_port();
     outcome(place.shim(&["node", "--agent", &format!("0.0.0.0:{port}")])).fails("--agent-from");
     let node = place.node(&["--agent", &listen(port)]);
@@ -237,6 +242,17 @@ fn one_agent_has_a_line_for_each_container() {
     let silent = std::thread::spawn(move || agent(port, ""));
     assert_eq!(agent(port, "other\n").as_deref(), Some("down #no-such-container\n"));
     assert_eq!(silent.join().expect("a thread").as_deref(), Some("down #invalid-id\n"));
+    node.end("TERM");
+    // A new one says nothing of those that it has not asked: HAProxy would take all of them down.
+    bundle.on("resume", &[]).well();
+    shim.signal("STOP");
+    let node = place.node(&["--agent", &listen(port)]);
+    wait(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+    let line = format!("{}\n", bundle.id);
+    let waits = std::thread::spawn(move || agent(port, &line));
+    std::thread::sleep(Duration::from_millis(200));
+    shim.signal("CONT");
+    assert_eq!(waits.join().expect("a thread").as_deref(), Some("ready up\n"));
     node.end("TERM");
     // HAProxy asks from elsewhere, says this one.
     let _node = place.node(&["--agent", &listen(port), "--agent-from", "192.0.2.7", "--listen", &listen(free_port())]);

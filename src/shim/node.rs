@@ -72,6 +72,8 @@ pub struct Node {
     bearer: Option<Bearer>,
     /// After this moment clients are heard again.
     deaf: Option<Moment>,
+    /// Nobody was heard yet: this is when they are, whatever is known by then.
+    begins: Option<Moment>,
     manager: Option<Manager>,
 }
 
@@ -114,6 +116,7 @@ impl Node {
             connections: Connections::with(Limits { clients: CLIENTS, port: CLIENTS, output: OUTPUT }),
             bearer,
             deaf: None,
+            begins: Some(clock::now() + client::PATIENCE),
             manager: Manager::take(),
         })
     }
@@ -123,14 +126,16 @@ impl Node {
     /// # Errors
     /// It can't wait any more.
     pub fn run(mut self) -> Result<i32> {
-        self.hear(true)?;
-        if let Some(manager) = &mut self.manager {
-            manager.ready();
-        }
         loop {
             let now = clock::now();
             if let Some(why) = self.collector.times(&self.poll, now) {
                 complain(&why);
+            }
+            // A node that was started anew is not to say that all are unknown, which would take them down.
+            if self.begins.is_some_and(|at| at <= now || self.collector.complete()) {
+                self.begins = None;
+                self.hear(true)?;
+                self.manager.iter_mut().for_each(Manager::ready);
             }
             self.connections.expire(now);
             self.agent.iter_mut().for_each(|agent| agent.expire(now));
@@ -139,7 +144,7 @@ impl Node {
                 self.hear(true)?;
             }
             let agents = self.agent.as_ref().and_then(Agent::deadline);
-            let times = [Some(self.collector.next()), self.connections.deadline(), agents, self.deaf];
+            let times = [Some(self.collector.next()), self.connections.deadline(), agents, self.deaf, self.begins];
             self.poll.wake_at(times.into_iter().flatten().min())?;
             for ready in self.poll.wait()? {
                 match ready {
@@ -218,7 +223,16 @@ impl Node {
         if path == ["v1", "events"] {
             return Response::error(404, "events are the supervisors'");
         }
-        let views = self.collector.views(now);
+        // A check of one container is not to cost as much as all of them do.
+        let one = match path[..] {
+            ["livez" | "readyz" | "healthz"] => request.parameter("id"),
+            ["v1", "containers", id] => Some(id),
+            _ => None,
+        };
+        let views = match one {
+            Some(id) => self.collector.view(id, now).into_iter().collect(),
+            None => self.collector.views(now),
+        };
         // Of itself, where nobody else is asked for: it goes round, and a node without a container is well.
         if path == ["healthz"] && request.query.is_empty() {
             let unknown = views.iter().filter(|view| view.summary == Summary::Unknown).count();

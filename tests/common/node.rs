@@ -44,7 +44,14 @@ impl Place {
 
     /// The node, which asks ten times a second.
     pub fn node(&self, words: &[&str]) -> Process {
-        Process(Some(begin(self.shim(&[&["node", "--period", "0.1"], words].concat()))))
+        self.node_of(Path::new(""), words)
+    }
+
+    /// The same for a manager that listens there.
+    pub fn node_of(&self, manager: &Path, words: &[&str]) -> Process {
+        let mut command = self.shim(&[&["node", "--period", "0.1"], words].concat());
+        command.env("NOTIFY_SOCKET", manager);
+        Process(Some(begin(command)))
     }
 }
 

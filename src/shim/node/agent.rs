@@ -62,6 +62,7 @@ impl Agent {
                 .hint("--agent-from ADDRESS says where HAProxy asks from"));
         }
         let listener = http::port(address)?;
+        let from = from.iter().map(IpAddr::to_canonical).collect();
         Ok(Self { listener, from, clients: BTreeMap::new(), count: token::AGENTS })
     }
 

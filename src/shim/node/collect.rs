@@ -84,6 +84,11 @@ impl Collector {
         first.map_or(self.next, |first| first.min(self.next))
     }
 
+    /// Everybody there was has been asked, and has answered or will not.
+    pub(super) fn complete(&self) -> bool {
+        !self.supervisors.values().any(|supervisor| matches!(supervisor.found, Found::Nothing))
+    }
+
     /// Begins what is to be begun, and gives up who has had his time. Why the directory can't be read, once.
     pub(super) fn times(&mut self, poll: &Poll, now: Moment) -> Option<String> {
         let late = self.asked.iter().filter(|(_, asked)| asked.at + PATIENCE <= now).map(|(token, _)| *token);
@@ -193,21 +198,20 @@ impl Collector {
 
     /// What is known of a container, as old as it is; None: there is no such supervisor.
     pub(super) fn container(&self, id: &str, now: Moment) -> Option<Result<View, Fact>> {
-        Some(self.supervisors.get(id)?.known(now.checked_sub(self.longest()).unwrap_or_default(), now))
+        // An answer counts for so long.
+        let oldest = now.saturating_sub(self.period + PATIENCE);
+        Some(self.supervisors.get(id)?.known(oldest, now))
     }
 
-    /// An answer counts for so long.
-    fn longest(&self) -> Duration {
-        self.period + PATIENCE
+    /// The view of one. One whose supervisor does not answer is unknown, or stopped where the kernel says so.
+    pub(super) fn view(&self, id: &str, now: Moment) -> Option<View> {
+        let supervisor = self.supervisors.get(id)?;
+        self.container(id, now).map(|known| known.unwrap_or_else(|fact| unheard(id, fact, supervisor)))
     }
 
-    /// All containers. One whose supervisor does not answer is unknown, or stopped where the kernel says so.
+    /// The views of all.
     pub(super) fn views(&self, now: Moment) -> Vec<View> {
-        let view = |(id, supervisor): (&String, &Supervisor)| {
-            let known = self.container(id, now).unwrap_or(Err(Fact::Unknown));
-            known.unwrap_or_else(|fact| unheard(id, fact, supervisor))
-        };
-        self.supervisors.iter().map(view).collect()
+        self.supervisors.keys().filter_map(|id| self.view(id, now)).collect()
     }
 }
 
