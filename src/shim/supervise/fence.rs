@@ -254,7 +254,7 @@ impl Supervisor {
         let fenced = matches!(self.phase, Phase::Over(ended) if ended.exit == Exit::Fenced);
         match &self.lease {
             Some(_) if fenced || self.fence.fired() => Lease::Lost,
-            Some(holder) if matches!(self.phase, Phase::Over(_)) && holder.claim.idle() => Lease::None,
+            Some(_) if matches!(self.phase, Phase::Over(_)) => Lease::None,
             Some(holder) => holder.claim.axis(now),
             None => Lease::None,
         }
