@@ -284,4 +284,35 @@ mod tests {
         assert_eq!(said(Duration::from_millis(13_001)), Some((Summary::Unknown, Reason::NoSupervisor, 0.0)));
         assert!(all.container("other", second(10)).is_none());
     }
+
+    #[test]
+    fn those_that_hang_leave_room_for_the_others() {
+        let base = std::env::temp_dir().join(format!("orlop-collect-{}", std::process::id()));
+        let (source, second) = (Source { directory: base.clone(), root: base.join("none") }, Duration::from_secs);
+        let (poll, mut all) = (Poll::new(&[]).unwrap(), Collector::new(source, second(1), second(10)));
+        let listens = |name: String| {
+            let path = base.join(&name);
+            std::fs::create_dir_all(&path).unwrap();
+            (name, std::os::unix::net::UnixListener::bind(path.join(READ)).unwrap())
+        };
+        let mute: Vec<_> = (0..AT_ONCE + 20).map(|number| listens(format!("a{number}"))).collect();
+        // At first nobody knows that they hang; then no more of them are asked than may be.
+        assert_eq!((all.times(&poll, second(10)), all.asked.len(), all.complete()), (None, AT_ONCE, false));
+        all.times(&poll, second(12));
+        all.times(&poll, second(14));
+        assert!(all.complete() && all.asked.len() == SILENT_AT_ONCE, "{}", all.asked.len());
+        // One more, the last by its name.
+        let (name, _listener) = listens("z".to_owned());
+        all.times(&poll, second(15));
+        assert!(all.asked.values().any(|asked| asked.id == name && !asked.silent));
+        // Those that had to wait for their turn have it next.
+        let silent = |all: &Collector| -> Vec<String> {
+            all.asked.values().filter(|asked| asked.silent).map(|asked| asked.id.clone()).collect()
+        };
+        let before = silent(&all);
+        all.times(&poll, second(16));
+        assert!(silent(&all).iter().all(|id| !before.contains(id)) && silent(&all).len() == SILENT_AT_ONCE);
+        drop(mute);
+        std::fs::remove_dir_all(base).unwrap();
+    }
 }
