@@ -36,7 +36,7 @@ load cri
 
 @test "a checkpoint, and a container from there" {
     count() { ctr task exec --exec-id "e$RANDOM" counter cat /count; }
-    ctr run --detach --memory-limit 67108864 --runc-binary /usr/local/bin/orlop localhost/busybox:latest counter sh -c "$COUNTER"
+    ctr run --detach --memory-limit 67108864 --runc-binary /usr/local/bin/orlop --cgroup "/$MANAGER/counter" localhost/busybox:latest counter sh -c "$COUNTER"
     soon count
     before=$(count)
     commands containerd Checkpoints

@@ -36,7 +36,7 @@ THROUGH=(--runtime io.containerd.orlop.v2 --cgroup "/$MANAGER/c")
 
 @test "a checkpoint, and a container from there" {
     count() { ctr task exec --exec-id "e$RANDOM" counter cat /count; }
-    ctr run --detach --memory-limit 67108864 --runtime io.containerd.orlop.v2 localhost/busybox:latest counter sh -c "$COUNTER"
+    ctr run --detach --memory-limit 67108864 --runtime io.containerd.orlop.v2 --cgroup "/$MANAGER/counter" localhost/busybox:latest counter sh -c "$COUNTER"
     soon count
     before=$(count)
     ctr container checkpoint --rw --task --image counter localhost/counter:first
