@@ -118,7 +118,7 @@ fn what_is_copied_up_is_bounded() {
     in_time(&bundle.making("run", &[])).fails("no space left on device");
     assert!(!bundle.state_dir().exists());
 
-    let bundle = copying("cat /data/zero 2>&1 | head -c 100; ls /data/link/canary 2>&1");
+    let bundle = copying("cat /data/zero 2>&1 | head -c 100; ls /data/link/file 2>&1");
     let everybody = Mode::from_bits_truncate(0o666);
     mknod(&bundle.rootfs("data/zero"), SFlag::S_IFCHR, everybody, makedev(1, 5)).expect("a device");
     let decoy = Decoy::new(&bundle);
