@@ -3,9 +3,10 @@
 //!
 //! `cargo run --example share PREFIX/share`
 
-use std::fs::create_dir_all;
-use std::path::PathBuf;
+use std::fs::{File, create_dir_all};
+use std::path::{Path, PathBuf};
 
+use clap::Command;
 use clap_complete::{Shell, generate_to};
 
 fn main() -> std::io::Result<()> {
@@ -20,7 +21,9 @@ fn main() -> std::io::Result<()> {
     for (name, command) in
         [("orlop", orlop::commands::command_line()), ("orlop-shim", orlop::shim::command::command_line())]
     {
-        clap_mangen::generate_to(command.clone(), &man)?;
+        let mut built = command.clone().disable_help_subcommand(true);
+        built.build();
+        pages(&built, &man)?;
         for (shell, place) in places {
             let directory = share.join(place);
             create_dir_all(&directory)?;
@@ -28,4 +31,14 @@ fn main() -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A page for a command and for each of its verbs: commands of the administrator's (man(7), section 8).
+fn pages(command: &Command, directory: &Path) -> std::io::Result<()> {
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        pages(verb, directory)?;
+    }
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let man = clap_mangen::Man::new(command.clone()).section("8");
+    man.render(&mut File::create(directory.join(format!("{name}.8")))?)
 }
