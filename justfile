@@ -31,9 +31,10 @@ deny:
 bench *arguments:
     tests/bench/run {{arguments}}
 
-# what a supervisor costs beside its container, and containerd's shims
+# what a supervisor costs beside its container, and containerd's shims; how soon it knows of an OOM kill, in the virtual machine
 bench-shim:
     tests/bench/shim
+    tests/bench/oom
 
 # runc's own integration tests with RUNC=orlop; arguments are names of bats files
 conformance *arguments:
