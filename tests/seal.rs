@@ -3,10 +3,14 @@
 mod common;
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Bundle, ORLOP, outcome, wait};
+use common::{Bundle, ORLOP, begin, outcome, wait};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn the_binary_of_a_process_that_waits_for_start_cannot_be_written_to() {
@@ -98,4 +102,61 @@ fn what_takes_the_binarys_name_meanwhile_is_not_executed() {
     assert!(output.status.success());
     let exe = format!("/proc/{}/exe", bundle.pid());
     assert_eq!(fs::read(&exe).expect("what the process runs"), fs::read(ORLOP).expect("the binary"));
+}
+
+/// A version of its own of a binary, in the bundle.
+fn version(bundle: &Bundle, binary: &str) -> PathBuf {
+    let name = Path::new(binary).file_name().expect("a name");
+    let copy = bundle.dir.join(name);
+    fs::copy(binary, &copy).expect("a copy");
+    copy
+}
+
+/// The kernel refuses that for what is executed from its own file; this is not.
+#[test]
+fn what_is_copied_over_the_binary_ends_nobody_who_stays() {
+    for binary in [ORLOP, env!("CARGO_BIN_EXE_orlop-shim")] {
+        let bundle = Bundle::script("trap 'exit 3' TERM; while :; do sleep 0.1; done");
+        let copy = version(&bundle, binary);
+        let mut command = Command::new(&copy);
+        if binary == ORLOP {
+            command.arg("--root").arg(&bundle.store).args(["run", "--bundle"]);
+        } else {
+            command.arg("--directory").arg(bundle.dir.join("shims")).args(["run", "--root"]).arg(&bundle.store);
+        }
+        command.arg(&bundle.dir).arg(&bundle.id);
+        let running = begin(command);
+        wait(|| bundle.dir.join("state").exists() && bundle.status() == "running");
+        fs::write(&copy, vec![0; 1 << 20]).expect("another version");
+        let pid = Pid::from_raw(running.child.id() as i32);
+        kill(pid, Signal::SIGTERM).expect("kill");
+        // SIGBUS, were it the text of that process.
+        let ended = running.end();
+        let ends = if binary == ORLOP { Some(3) } else { Some(0) };
+        assert_eq!(ended.code, ends, "{binary}: {}", ended.stderr());
+    }
+}
+
+/// Only what root alone can have put there.
+#[test]
+fn a_copy_in_a_directory_that_others_can_write_to_is_not_executed() {
+    for (mode, owner, taken) in [(0o700, 0, true), (0o770, 0, false), (0o700, 1000, false)] {
+        let bundle = Bundle::sleeper();
+        let copy = version(&bundle, ORLOP);
+        let of = fs::metadata(&copy).expect("the copy");
+        let name = format!("{}-{}-{}-{}", of.dev(), of.ino(), of.ctime(), of.ctime_nsec());
+        let script = format!(
+            "mount -t tmpfs none /run && mkdir -m 700 /run/orlop-exe && cd /run/orlop-exe && mkdir -m {mode:o} {name} &&
+             cp /bin/false {name}/orlop && chown {owner} {name} && exec \"$@\""
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh"]).arg(&copy).arg("--root").arg(&bundle.store);
+        command.args(["create", "--bundle"]).arg(&bundle.dir).arg(&bundle.id).stdin(Stdio::null());
+        let done = outcome(command);
+        assert_eq!(done.code, Some(i32::from(taken)), "{mode:o} {owner}: {}", done.stderr());
+        if !taken {
+            let exe = format!("/proc/{}/exe", bundle.pid());
+            assert_eq!(fs::read(exe).expect("what it runs"), fs::read(ORLOP).expect("the binary"));
+        }
+    }
 }

@@ -16,6 +16,7 @@ use std::arch::asm;
 
 const AT_FDCWD: usize = libc::AT_FDCWD as usize;
 const CLOEXEC: usize = libc::O_CLOEXEC as usize;
+const DIRECTORY: usize = CLOEXEC | libc::O_PATH as usize | libc::O_DIRECTORY as usize;
 /// The longest path that the kernel gives or takes, with its NUL byte.
 const PATH_MAX: usize = libc::PATH_MAX as usize;
 
@@ -93,11 +94,13 @@ pub unsafe extern "C" fn first(stack: usize) {
     unsafe {
         let argc = word(stack);
         let argv = stack + 8;
-        if enters(argc, argv) || (argc > 0 && is_shim(word(argv))) {
+        let shim = argc > 0 && is_shim(word(argv));
+        if shim || enters(argc, argv) {
             let exe = syscall(libc::SYS_openat, AT_FDCWD, text!("/proc/self/exe"), CLOEXEC, 0, 0);
             if exe >= 0 {
                 if !read_only(exe as usize) {
-                    execute_sealed(exe as usize, argv, argv + 8 * (argc + 1));
+                    let lasts = shim || stays(argc, argv);
+                    execute_sealed(exe as usize, argv, argv + 8 * (argc + 1), lasts);
                 }
                 close(exe as usize);
             }
@@ -122,6 +125,26 @@ unsafe fn enters(argc: usize, argv: usize) -> bool {
         index += 1;
     }
     false
+}
+
+/// This process may be there as long as its container: a `run` or an `exec` that is not detached. What only looks like one has the
+/// slower of two ways, and nothing else.
+#[inline(always)]
+unsafe fn stays(argc: usize, argv: usize) -> bool {
+    let mut index = 1;
+    let mut found = false;
+    while index < argc {
+        // SAFETY: below argc there is a pointer to a string that ends in a NUL byte; so do the others.
+        unsafe {
+            let given = word(argv + 8 * index);
+            if same(given, text!("-d")) || same(given, text!("--detach")) || same(given, text!("-detach")) {
+                return false;
+            }
+            found |= same(given, text!("run")) || same(given, text!("exec"));
+        }
+        index += 1;
+    }
+    found
 }
 
 /// The program was called by a name of the supervisor's, `orlop-shim` or `containerd-shim-orlop-v2`: its workers are processes
@@ -185,12 +208,15 @@ unsafe fn close(fd: usize) {
     unsafe { syscall(libc::SYS_close, fd, 0, 0, 0, 0) };
 }
 
-/// Executes the binary in an overlay of its directory over `/dev`, which costs no copy. Without an upper layer there is nothing
-/// in it that could be made writable (overlayfs.rst); it is mounted nowhere, and goes with the last process.
+/// Executes the binary in an overlay of a directory over `/dev`. Without an upper layer there is nothing in it that could be made
+/// writable (overlayfs.rst); it is mounted nowhere, and goes with the last process.
 ///
-/// What it leaves open is close-on-exec; when it comes back the second try copies the binary, and executes that.
+/// The directory is that of the copy of this very file which the second try has left ([`crate::seal`]). Where there is none, it is the file's own,
+/// which costs no copy, unless this process `lasts`: the host could write to its program then.
+///
+/// What it leaves open is close-on-exec; when it comes back the second try makes a copy of the binary, and executes that.
 #[inline(always)]
-unsafe fn execute_sealed(exe: usize, argv: usize, envp: usize) {
+unsafe fn execute_sealed(exe: usize, argv: usize, envp: usize, lasts: bool) {
     let path = &raw mut SCRATCH as usize;
     // SAFETY: what is read was written before; each address passed is of memory of the size that the call fills.
     unsafe {
@@ -205,11 +231,13 @@ unsafe fn execute_sealed(exe: usize, argv: usize, envp: usize) {
         }
         put(slash, 0);
         let name = slash + 1;
-        let directory = if slash == path { text!("/") } else { path };
-        let flags = CLOEXEC | libc::O_PATH as usize | libc::O_DIRECTORY as usize;
-        let directory = syscall(libc::SYS_openat, AT_FDCWD, directory, flags, 0, 0);
-        if directory < 0 || !same_file(exe, directory as usize, name) {
-            return;
+        let mut directory = kept(exe);
+        if directory < 0 {
+            let own = if slash == path { text!("/") } else { path };
+            directory = if lasts { -1 } else { syscall(libc::SYS_openat, AT_FDCWD, own, DIRECTORY, 0, 0) };
+            if directory < 0 || !same_file(exe, directory as usize, name) {
+                return;
+            }
         }
         // An overlay wants two layers, both of them in this mount namespace (before Linux 6.15), and neither below the other.
         let layers = &raw mut SCRATCH as usize + TEXT;
@@ -226,6 +254,37 @@ unsafe fn execute_sealed(exe: usize, argv: usize, envp: usize) {
         if sealed >= 0 && read_only(sealed as usize) {
             syscall(libc::SYS_execveat, sealed as usize, text!(""), argv, envp, libc::AT_EMPTY_PATH as usize);
         }
+    }
+}
+
+/// The directory of the copies of this file, by the name that [`crate::seal`] gives it: `O_PATH`, root's, and nobody else's to look
+/// into. Negative: there is none.
+#[inline(always)]
+unsafe fn kept(exe: usize) -> isize {
+    // The words of the kernel's struct stat on x86-64: device, inode, ctime, its nanoseconds. The fourth is mode and owner.
+    const OWNER: usize = 3 * 8;
+    let stat = &raw mut SCRATCH as usize + OTHER;
+    let path = &raw mut SCRATCH as usize + TEXT;
+    // SAFETY: the scratch has room for a stat and for a path with four numbers; it is read only when the kernel has written it.
+    unsafe {
+        if syscall(libc::SYS_fstat, exe, stat, 0, 0, 0) != 0 {
+            return -1;
+        }
+        let end = put_number(put_text(path, text!("/run/orlop-exe/")), word(stat));
+        let end = put_number(put_text(end, text!("-")), word(stat + 8));
+        let end = put_number(put_text(end, text!("-")), word(stat + 13 * 8));
+        let end = put_number(put_text(end, text!("-")), word(stat + 14 * 8));
+        put(end, 0);
+        let directory = syscall(libc::SYS_openat, AT_FDCWD, path, DIRECTORY | libc::O_NOFOLLOW as usize, 0, 0);
+        if directory < 0 {
+            return directory;
+        }
+        let known = syscall(libc::SYS_fstat, directory as usize, stat, 0, 0, 0) == 0;
+        if known && word(stat + OWNER) >> 32 == 0 && word(stat + OWNER) & 0o77 == 0 {
+            return directory;
+        }
+        close(directory as usize);
+        -1
     }
 }
 
