@@ -12,12 +12,12 @@ message() { varint $(($1 << 3 | 2)) && varint $((${#2} / 2)) && printf %s "$2"; 
 string() { message "$1" "$(printf %s "$2" | od -An -v -tx1 | tr -d ' \n')"; }
 number() { varint $(($1 << 3)) && varint "$2"; }
 
-# cri METHOD MESSAGE: the answer goes to the file `answer`; fails with the error of the call.
+# cri METHOD MESSAGE: the answer goes to the file `answer`; fails with the error of the call, or after $patience seconds.
 cri() {
     local request status headers=$BATS_TEST_TMPDIR/headers
     answer=$BATS_TEST_TMPDIR/answer
     request=$(printf '00%08x%s' $((${#2} / 2)) "$2" | sed 's/../\\x&/g')
-    printf "$request" | curl --silent --show-error --http2-prior-knowledge --max-time 100 --dump-header "$headers" \
+    printf "$request" | curl --silent --show-error --http2-prior-knowledge --max-time "${patience:-100}" --dump-header "$headers" \
         --unix-socket /run/containerd/containerd.sock --header 'content-type: application/grpc' --header 'te: trailers' \
         --data-binary @- --output "$answer" "http://containerd/runtime.v1.RuntimeService/$1"
     status=$(tr -d '\r' <"$headers" | sed -n 's/^grpc-status: //p')

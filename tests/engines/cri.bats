@@ -3,6 +3,7 @@
 load common
 load ctr
 load cri
+patience=30 # a call that hangs is the failure of its case, before the case's own time is over
 
 # by_each COMMAND: it, by each handler, with the state of its containers in $root; then the pod goes.
 by_each() {
@@ -24,6 +25,11 @@ removed() {
     [ "$(list | jq length)" = 0 ]
     [ -z "$(ls "$root" /run/netns 2>/dev/null | grep -v :)" ]
     soon eval '[ -z "$(ls /run/containerd/s)" ]'
+    sandbox=
+}
+# What has failed leaves no pod to the next case, nor one that this one would wait for.
+teardown() {
+    [ -z "${sandbox:-}" ] || { cri StopPodSandbox "$(string 1 "$sandbox")" && cri RemovePodSandbox "$(string 1 "$sandbox")"; } || :
 }
 
 @test "a handler that is not configured is refused" {
@@ -48,6 +54,8 @@ removed() {
         [ "$(namespace "$common" pid)" = "$(namespace "$pause" pid)" ]
         [ "$(namespace "$own" pid)" != "$(namespace "$pause" pid)" ]
         [ "$(namespace "$own" mnt)" != "$(namespace "$common" mnt)" ]
+        for each in pid mnt; do [ "$(namespace "$own" $each)" != "$(namespace self $each)" ]; done
+        [ "$(ls /run/containerd/s | grep -cv events)" = 1 ] # one shim for all
     }
     by_each shares
     hosts() { # and a pod with the host's network has that
@@ -62,6 +70,7 @@ removed() {
     probes() {
         pod "$handler"
         pid=1 container "" sleep 1000
+        own=$(init "$container")
         run -0 inside echo ready
         [ "$output" = ready ]
         run -1 inside sh -c 'exit 1'
@@ -70,6 +79,7 @@ removed() {
         [ "$(inside ps -o args | grep -c "sleep [12]000")" = 1 ] # nothing goes on
         run -255 inside absent
         [[ $output == *'exec: "absent": executable file not found in $PATH'* ]]
+        [ "$(init "$container") $(inside echo on)" = "$own on" ]
         has 3 $RUNNING
     }
     by_each probes
@@ -102,19 +112,21 @@ removed() {
 @test "a container's output, statistics and end, with its grace and without" {
     ends() {
         pod "$handler"
-        container "" sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+        container "" sh -c 'trap "exit 9" TERM; sleep 2000 & echo ready; while :; do sleep 0.1; done'
         has 3 $RUNNING
+        cgroup=$(cgroup "$(init "$container")")
         soon grep -q ' stdout F ready$' "$log"
         cri ContainerStats "$(string 1 "$container")"
         [ "$(field 1 1 1)" = "$container" ]
         # runc's shim counts where the cpu controller is, and ours what the kernel counts
         if [ "$handler" = orlop-shim ] || grep -qw cpu /sys/fs/cgroup/cgroup.controllers; then
             counted=$(field 1 2 2 1)
-            ((counted > 0 && counted <= $(awk '$1 == "usage_usec" { print $2 * 1000 }' "$(cgroup "$(init "$container")")/cpu.stat")))
+            ((counted > 0 && counted <= $(awk '$1 == "usage_usec" { print $2 * 1000 }' "$cgroup/cpu.stat")))
         fi
-        cri StopContainer "$(string 1 "$container")$(number 2 60)"
+        cri StopContainer "$(string 1 "$container")$(number 2 20)"
         has 3 $EXITED
         has 7 9
+        soon eval '[ -z "$(cat "$cgroup/cgroup.procs" 2>/dev/null)" ]' # in the pod's pid namespace it has left one
         cri RemoveContainer "$(string 1 "$container")"
         container "" sh -c 'trap "" TERM; echo ready; while :; do sleep 0.1; done'
         soon grep -q ' stdout F ready$' "$log"

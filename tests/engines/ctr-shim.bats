@@ -9,12 +9,6 @@ THROUGH=(--runtime io.containerd.orlop.v2 --cgroup "/$MANAGER/c")
 shim() { shim_of "$(pid)"; }
 shim_of() { awk '$1 == "PPid:" { print $2 }' "/proc/$1/status"; }
 bundle() { echo /run/containerd/io.containerd.runtime.v2.task/default/c; }
-# daemon: containerd once more, after it was killed.
-daemon() {
-    containerd >>"$BATS_FILE_TMPDIR/containerd.log" 2>&1 3>&- &
-    echo $! >"$BATS_FILE_TMPDIR/pid"
-    soon ctr version >/dev/null
-}
 killed() {
     kill -KILL "$1"
     soon test ! -e "/proc/$1"
