@@ -12,12 +12,13 @@ use libtest_mimic::Trial;
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines");
 const PLACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/place");
 /// An engine and its programs.
-const ENGINES: [(&str, &[&str]); 6] = [
+const ENGINES: [(&str, &[&str]); 7] = [
     ("buildah", &["buildah"]),
     ("ctr", &["containerd", "ctr", "jq"]),
     ("ctr-shim", &["containerd", "ctr", "curl", "jq"]),
     ("cri", &["containerd", "ctr", "curl", "jq", "/usr/lib/cni/ptp"]),
     ("docker", &["dockerd", "docker"]),
+    ("ocf-podman", &["podman", "conmon", "curl", "jq", "/usr/lib/ocf/resource.d/heartbeat/podman"]),
     ("podman", &["podman", "conmon", "catatonit", "newuidmap"]),
 ];
 
