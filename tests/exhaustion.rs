@@ -12,12 +12,37 @@ use std::time::{Duration, Instant};
 use common::{Bundle, alive, begin, outcome, proc_status, value, wait};
 use mountinfo::HostMount;
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 /// `VmRSS` of a process in kilobytes.
 fn resident(pid: u32) -> u64 {
     let text = proc_status(pid, "VmRSS");
     text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+/// The bytes that a process has read so far (proc_pid_io(5)).
+fn bytes_read(pid: u32) -> u64 {
+    let text = value(format!("/proc/{pid}/io")).expect("io");
+    let count = text.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
+    count.unwrap_or_else(|| panic!("{text}"))
+}
+
+/// Waits until a runtime whose output nobody reads takes no more of what its container says; looks at it meanwhile.
+fn until_it_stops_reading(run: u32, mut look: impl FnMut()) {
+    const PIPE: u64 = 1 << 16;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let (mut count, mut since) = (0, Instant::now());
+    while count < PIPE || since.elapsed() < Duration::from_millis(300) {
+        assert!(Instant::now() < deadline, "{count} bytes were read, and nobody has taken them");
+        look();
+        let now = bytes_read(run);
+        if now != count {
+            (count, since) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What nobody reads in time stays with the container, which waits: no line is too long, and no buffer grows.
@@ -30,19 +55,23 @@ fn a_flood_of_output_takes_no_memory_of_the_runtime() {
         let mut run = command.spawn().expect("orlop");
         let mut output = run.stdout.take().expect("a pipe");
         let mut bytes = vec![0; 64 << 10];
-        let (mut seen, mut least, mut most) = (0, u64::MAX, 0);
+        bundle.await_status("running");
+        let (mut seen, least, mut most) = (0, resident(run.id()), 0);
+        until_it_stops_reading(run.id(), || {
+            let now = resident(run.id());
+            assert!(now < least + 2048, "{flood}: from {least} to {now} kB, and nobody reads");
+        });
         let deadline = Instant::now() + Duration::from_secs(60);
         while seen < 1 << 18 {
             assert!(Instant::now() < deadline, "{flood}: only {seen} bytes came");
             seen += output.read(&mut bytes).expect("read");
-            least = least.min(resident(run.id()));
             most = most.max(resident(run.id()));
             std::thread::sleep(Duration::from_millis(1));
         }
         bundle.on("kill", &["KILL"]).well();
         drop(output);
         assert_eq!(run.wait().expect("wait").code(), Some(137), "{flood}");
-        assert!(most - least < 2048, "{flood}: from {least} to {most} kB while {seen} bytes went through");
+        assert!(most < least + 2048, "{flood}: from {least} to {most} kB while {seen} bytes went through");
     }
 }
 
@@ -131,6 +160,9 @@ fn a_thousand_mounts_are_made_and_gone() {
             json!({"destination": format!("/many/{number}"), "type": "tmpfs", "source": "tmpfs", "options": options})
         }));
     });
+    // As a host has it under systemd: what the container mounts would be seen there.
+    let gone_first = HostMount::bind(&bundle.rootfs(""), MsFlags::empty());
+    gone_first.change(MsFlags::MS_SHARED);
     let before = value("/proc/self/mountinfo").expect("mountinfo");
     let mut run = Command::new("timeout");
     run.arg("60").arg(common::ORLOP).args(bundle.making("run", &[]).get_args()).stdin(Stdio::null());
@@ -138,35 +170,50 @@ fn a_thousand_mounts_are_made_and_gone() {
     assert_eq!(value("/proc/self/mountinfo").expect("mountinfo"), before);
 }
 
-/// A host whose table of mounts is long, and whose cgroup2 stands after all of them.
+/// A host whose table of mounts is long, and whose cgroup2 is where only that table says, after all of them.
 #[test]
 fn thousands_of_mounts_of_the_host_hide_nothing() {
-    let bundle =
-        Bundle::script("cat /proc/self/cgroup").edit(|config| config["linux"]["cgroupsPath"] = json!("/of-many"));
+    let bundle = Bundle::script("cat /proc/self/cgroup").edit(|config| {
+        config["linux"]["cgroupsPath"] = json!("/of-many");
+        // In a namespace of its own every cgroup is the root.
+        config["linux"]["namespaces"].as_array_mut().expect("namespaces").retain(|one| one["type"] != "cgroup");
+    });
     let place = bundle.dir.join("many");
     let _gone_first = HostMount::tmpfs(&place, MsFlags::empty());
-    let below = place.join("below");
-    fs::create_dir(&below).expect("a directory");
+    let (below, elsewhere) = (place.join("below"), place.join("elsewhere"));
+    for directory in [&below, &elsewhere] {
+        fs::create_dir(directory).expect("a directory");
+    }
     for _ in 0..3000 {
         mount(Some(&below), &below, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect("bind");
     }
-    let _above = HostMount::bind(std::path::Path::new("/sys/fs/cgroup"), MsFlags::empty());
-    let mut run = Command::new("timeout");
-    run.arg("60").arg(common::ORLOP).args(bundle.making("run", &[]).get_args()).stdin(Stdio::null());
-    assert!(outcome(run).well().lines().any(|line| line == "0::/"));
+    let script = "mount --bind /sys/fs/cgroup $0 && mount -t tmpfs none /sys/fs/cgroup && exec timeout 60 \"$@\"";
+    let mut run = Command::new("unshare");
+    run.args(["--mount", "sh", "-c", script]).arg(&elsewhere).arg(common::ORLOP);
+    run.args(bundle.making("run", &[]).get_args()).stdin(Stdio::null());
+    let said = outcome(run).well();
+    assert!(said.lines().any(|line| line == "0::/of-many"), "{said}");
 }
 
-/// It blocks no other command, not even one on the same container.
+/// It blocks no other command, not even one on the same container, and its runtime hears signals.
 #[test]
 fn a_reader_that_never_reads_holds_up_its_container_alone() {
-    let flooding = Bundle::script("yes").edit(|config| config["process"]["terminal"] = json!(true));
+    let script = "trap ': >/tmp/heard' USR1; yes & while :; do wait; done";
+    let flooding = Bundle::script(script).edit(|config| config["process"]["terminal"] = json!(true));
     let mut command = flooding.making("run", &[]);
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let mut run = command.spawn().expect("orlop");
     flooding.await_status("running");
+    until_it_stops_reading(run.id(), || ());
     let other = Bundle::script("echo free");
     assert_eq!(begin(other.making("run", &[])).end().well(), "free");
     assert_eq!(flooding.inside("echo in"), "in");
+    // These change the container, and so want its lock.
+    for verb in ["pause", "resume"] {
+        flooding.on(verb, &[]).well();
+    }
+    kill(Pid::from_raw(run.id() as i32), Signal::SIGUSR1).expect("kill");
+    wait(|| flooding.rootfs("tmp/heard").exists());
     flooding.on("kill", &["KILL"]).well();
     // The one who never reads goes away at last.
     drop(run.stdout.take());
