@@ -8,6 +8,7 @@ mod common;
 mod mountinfo;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::process::{Command, Stdio};
 
 use common::{Bundle, ORLOP, Outcome, outcome};
 use mountinfo::at;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 
@@ -89,15 +91,27 @@ fn a_ptmx_that_a_running_container_has_replaced() {
         }
     });
     bundle.up();
-    let others = ["mkfifo ptmx", "mknod ptmx c 5 2", "ln -s /proc/1/root/tmp/file ptmx", ": >ptmx"];
+    let devpts = |place: &str| format!("mkdir -p {place} && mount -t devpts -o ptmxmode=666 none {place}");
+    // A reader waits for who opens the fifo: a look at it must not be an open.
+    let fifo = "mkfifo ptmx && { (: <ptmx && : >/tmp/opened) & }".to_owned();
+    let others = [
+        fifo,
+        "mknod ptmx c 5 2".to_owned(),
+        // With a devpts beside it the kernel opens such a one all the same.
+        format!("mknod ptmx c 5 2 && {}", devpts("/dev/pts/pts")),
+        "ln -s /proc/1/root/tmp/file ptmx".to_owned(),
+        format!("ln -s /tmp/pts/ptmx ptmx && {}", devpts("/tmp/pts")),
+        ": >ptmx".to_owned(),
+    ];
     for other in others {
         bundle.inside(&format!(
             "umount /dev/pts 2>/dev/null; mount -t tmpfs none /dev/pts && cd /dev/pts && {other} && [ -e ptmx -o -L ptmx ]"
         ));
         let exec = bundle.command(&["exec", "-t", &bundle.id, "true"]);
-        let said = in_time(&exec).fails("/dev/pts/ptmx");
+        let said = in_time(&exec).fails("/dev/pts/ptmx of the container is not the ptmx of a devpts");
         assert!(!said.contains("panicked"), "{other}: {said}");
     }
+    assert!(!bundle.rootfs("tmp/opened").exists(), "the fifo was opened");
 }
 
 /// A copy is no larger than the file system that it goes to, and devices of the image are none on a nodev one.
@@ -131,11 +145,18 @@ fn what_is_copied_up_is_bounded() {
 /// HOME is looked up there: no wait for a writer, no read without an end.
 #[test]
 fn a_passwd_that_is_no_file() {
-    for kind in ["fifo", "directory", "zero", "huge", "binary"] {
+    for kind in ["fifo", "full fifo", "directory", "zero", "huge", "binary"] {
         let bundle = Bundle::script("echo $HOME");
         let passwd = bundle.rootfs("etc/passwd");
+        let fifo = || nix::unistd::mkfifo(&passwd, Mode::from_bits_truncate(0o666)).expect("a fifo");
+        let mut held = None;
         match kind {
-            "fifo" => nix::unistd::mkfifo(&passwd, Mode::from_bits_truncate(0o666)).expect("a fifo"),
+            "fifo" => fifo(),
+            "full fifo" => {
+                fifo();
+                let both = fs::File::options().read(true).write(true).open(&passwd).expect("open");
+                held.insert(both).write_all(b"root:x:0:0::/read:\n").expect("write");
+            }
             "directory" => fs::create_dir(&passwd).expect("a directory"),
             "zero" => symlink("/dev/zero", &passwd).expect("a link"),
             "huge" => fs::File::create(&passwd).and_then(|file| file.set_len(8 << 30)).expect("8 GiB"),
@@ -146,19 +167,49 @@ fn a_passwd_that_is_no_file() {
     }
 }
 
+/// A pipe that takes nothing more.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("F_SETPIPE_SZ");
+    writer.write_all(&vec![0; size as usize]).expect("write");
+    (reader, writer)
+}
+
+/// Of a read-only mount, or a memfd that is sealed: ETXTBSY alone would be gone with the process.
+fn is_sealed(exe: &str) -> bool {
+    let opened = fs::File::options().write(true).open(exe).map(drop);
+    let file = fs::File::open(exe).expect("what the process runs");
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_truncate);
+    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EROFS))
+        || seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL)
+}
+
 /// CVE-2019-5736, by ways that lead to the runtime's binary or to what it holds open.
 #[test]
 fn a_program_that_is_the_runtime() {
     let binary = fs::read(ORLOP).expect("the binary");
+    let mut open = 0;
     for number in 3..12 {
-        let bundle = Bundle::new().args(&[&format!("/proc/self/fd/{number}")]);
-        in_time(&bundle.making("run", &[])).fails("");
+        let path = format!("/proc/self/fd/{number}");
+        let said = in_time(&Bundle::new().args(&[&path]).making("run", &[])).fails(&path);
+        let absent = said.contains(&format!("stat {path}: no such file or directory"));
+        assert!(absent || said.contains("the path leads through a magic link of procfs"), "{said}");
+        open += u32::from(!absent);
     }
+    assert!(open > 0, "no descriptor was there to be named");
     // The kernel itself opens the interpreter: it is the sealed binary, and not for writing.
     let bundle = Bundle::new().args(&["/program"]);
     bundle.program("program", "#!/proc/self/exe\n");
-    let ended = in_time(&bundle.making("run", &[]));
-    assert_ne!(ended.code, Some(0), "{}", ended.stdout());
+    in_time(&bundle.making("run", &[])).fails("unrecognized subcommand '/program'");
+    // One that waits for somebody to read it.
+    bundle.program("program", "#!/proc/self/exe --help\n");
+    let (_reader, writer) = full_pipe();
+    assert!(bundle.making("create", &[]).stdout(writer).status().expect("orlop").success());
+    bundle.start();
+    let pid = bundle.pid();
+    assert!(fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("cmdline").contains("--help"));
+    assert!(is_sealed(&format!("/proc/{pid}/exe")), "{:?}", fs::read_link(format!("/proc/{pid}/exe")));
+    bundle.on("delete", &["--force"]).well();
     assert!(fs::read(ORLOP).expect("the binary") == binary);
 }
 
@@ -182,9 +233,18 @@ fn a_working_directory_of_exec_behind_a_link() {
     symlink("/proc/1/root", bundle.rootfs("magic")).expect("a link");
     symlink("magic/..", bundle.rootfs("chain")).expect("a link");
     bundle.up();
-    for cwd in ["/escape", "/escape/made", "/magic", "/chain", "/proc/1/cwd", "/proc/self/fd/5"] {
+    let (nowhere, magic) = ("no such file or directory", "too many symbolic links");
+    for (cwd, why) in [
+        ("/escape", nowhere),
+        ("/escape/made", nowhere),
+        ("/magic", magic),
+        ("/chain", magic),
+        ("/proc/1/cwd", magic),
+        ("/proc/self/fd/5", magic),
+    ] {
         let failed = bundle.on("exec", &["--cwd", cwd, "pwd"]);
         assert_eq!((failed.code, failed.stdout().as_str()), (Some(255), ""), "{cwd}");
+        failed.fails(&format!("chdir {cwd}: openat2: {why}"));
     }
     decoy.is_untouched();
 }
