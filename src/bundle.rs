@@ -474,6 +474,13 @@ mod tests {
         std::fs::remove_dir_all(dir).unwrap();
     }
 
+    /// A process may come through any file, also one that has no end.
+    #[test]
+    fn a_file_without_an_end_is_read_to_the_limit() {
+        let message = load_process(Path::new("/dev/zero")).unwrap_err().message;
+        assert_eq!(message, "/dev/zero has 16777217 bytes or more; the limit is 16777216 (16 MiB)");
+    }
+
     #[test]
     fn a_directory_that_is_not_there() {
         let error = Bundle::load(Path::new("/no/such/bundle")).unwrap_err();

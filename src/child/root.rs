@@ -205,3 +205,70 @@ pub(super) fn enter_cwd(state: &mut State<'_>, file: &CStr, last: bool) -> Resul
     state.in_cwd = true;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::child::{Inherited, SLOTS};
+    use crate::exec::protocol::{Report, Staged};
+    use crate::sys::shared::Shared;
+
+    /// A directory of its own with `root` in it, which is opened.
+    fn scratch(name: &str) -> (PathBuf, OwnedFd) {
+        let top = std::env::temp_dir().join(format!("orlop-root-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(top.join("root")).unwrap();
+        let root = opened(&top.join("root"));
+        (top, root)
+    }
+
+    fn opened(path: &Path) -> OwnedFd {
+        path::open_dir(&CString::new(path.as_os_str().as_bytes()).unwrap()).unwrap()
+    }
+
+    /// What validation refuses in a configuration, and a link of the image could have all the same.
+    #[test]
+    fn what_climbs_is_made_below_the_root() {
+        let (top, root) = scratch("climbing");
+        std::os::unix::fs::symlink("../..", top.join("root/up")).unwrap();
+        for (file, made) in [(c"/dev/../../made", "made"), (c"/../made/more", "made/more"), (c"/up/linked", "linked")] {
+            lookup_or_create(root.as_fd(), file, true).unwrap();
+            assert!(top.join("root").join(made).is_dir(), "{file:?}");
+        }
+        let (directory, name) = parent_of(root.as_fd(), c"/../../beside/device").ok().unwrap();
+        path::mkdirat(directory.as_fd(), name.as_cstr(), 0o755).unwrap();
+        assert!(top.join("root/beside/device").is_dir());
+        let beside: Vec<_> = std::fs::read_dir(&top).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(beside, ["root"]);
+        std::fs::remove_dir_all(top).unwrap();
+    }
+
+    /// A descriptor that leads out, as a lookup must never find it: the kernel is asked where it is all the same.
+    #[test]
+    fn a_working_directory_outside_is_not_entered() {
+        if !nix::unistd::geteuid().is_root() {
+            return; // chroot(2)
+        }
+        let (top, root) = scratch("outside");
+        let entered = |from: &Path| {
+            let (fd, root) = (opened(from), root.try_clone().unwrap());
+            // A thread with a root of its own.
+            let entering = move || {
+                crate::sys::clone::unshare(libc::CLONE_FS).unwrap();
+                path::fchdir(root.as_fd()).unwrap();
+                path::chroot_dot().unwrap();
+                let (report, staged) = (Shared::<Report>::anonymous().unwrap(), Shared::<Staged>::anonymous().unwrap());
+                let inherited = Inherited { fds: [-1; SLOTS], trees: &[], report: &report, staged: &staged };
+                let mut state = State::new(&inherited, 0o022);
+                state.root = Some(fd);
+                enter_cwd(&mut state, c".", true).map_err(|fail| (fail.call, fail.errno))
+            };
+            std::thread::spawn(entering).join().unwrap()
+        };
+        assert_eq!(entered(&top.join("root")), Ok(()));
+        assert_eq!(entered(&top), Err(("getcwd", Errno::EPERM)));
+        std::fs::remove_dir_all(top).unwrap();
+    }
+}

@@ -47,14 +47,10 @@ pub(super) fn plan(spec: &Spec, namespaces: &Namespaces, facts: &HostFacts, chil
             LinuxDeviceType::P => libc::S_IFIFO,
             LinuxDeviceType::A => return Err(Error::new("a is not a device type").at(format!("{from}/type"))),
         };
-        let number = |value: i64, name: &str| {
-            u32::try_from(value)
-                .map_err(|_| Error::new(format!("{value} is not a device number")).at(format!("{from}/{name}")))
-        };
         let (major, minor) = if kind == libc::S_IFIFO {
             (0, 0)
         } else {
-            (number(device.major(), "major")?, number(device.minor(), "minor")?)
+            (number(device.major(), &format!("{from}/major"))?, number(device.minor(), &format!("{from}/minor"))?)
         };
         let op = Device {
             path: path_cstring(device.path(), &format!("{from}/path"))?,
@@ -73,6 +69,11 @@ pub(super) fn plan(spec: &Spec, namespaces: &Namespaces, facts: &HostFacts, chil
     Ok(())
 }
 
+/// Validation has refused what mknod(2) does not take; what does not fit is never cut to another device's number.
+fn number(value: i64, place: &str) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::new(format!("{value} is not a device number")).at(place))
+}
+
 /// `/dev/ptmx` is always the link to the container's own devpts (config-linux.md, Default Devices), also where a
 /// configuration lists it: the host's, bound there, could not make way for the link (runc: createDevices).
 fn is_ptmx(path: &Path) -> bool {
@@ -86,4 +87,19 @@ fn dev_is_bound(spec: &Spec) -> bool {
             || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
         bind && mount.destination().components().eq(Path::new("/dev").components())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn a_number_that_does_not_fit_is_not_cut() {
+        assert_eq!(number(4095, "").unwrap(), 4095);
+        for wrong in [-1, 1 << 32, (1 << 32) + 1, i64::MIN] {
+            let error = number(wrong, "/linux/devices/0/major").unwrap_err();
+            assert_eq!(error.message, format!("{wrong} is not a device number"));
+            assert_eq!(error.pointer.as_deref(), Some("/linux/devices/0/major"));
+        }
+    }
 }
