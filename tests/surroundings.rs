@@ -74,10 +74,12 @@ fn a_caller_without_a_name_or_descriptors() {
     let mut command = Command::new(ORLOP);
     command.arg0("").args(bundle.making("run", &[]).get_args()).stdin(Stdio::null());
     assert_eq!(outcome(command).well(), "ran");
-    for limit in [4, 6, 8, 10] {
+    let bundle = bundle.edit(|config| config["linux"]["cgroupsPath"] = json!("/of-a-poor-caller"));
+    for limit in 4..12 {
         let said = run_after(&bundle, &format!("ulimit -S -n {limit}")).fails("too many open files");
         assert!(said.matches("orlop: ").count() == 1 && !said.contains("panicked"), "{limit}: {said}");
         assert!(!bundle.state_dir().exists(), "{limit}");
+        assert!(!fs::exists("/sys/fs/cgroup/of-a-poor-caller").expect("a look"), "{limit}: a cgroup is left");
     }
     assert_eq!(run_after(&bundle, "ulimit -S -n 32").well(), "ran");
 }

@@ -77,7 +77,10 @@ impl Cgroup {
         match usable.and_then(|()| enable(hierarchy, root.as_fd(), path, cgroup.fd(), wanted)) {
             Ok(()) => Ok(cgroup),
             Err(error) => {
-                remove_made(root.as_fd(), &cgroup.made);
+                // Its descriptors first: where none was left, the way back has these.
+                let made = std::mem::take(&mut cgroup.made);
+                drop(cgroup);
+                remove_made(root.as_fd(), &made);
                 Err(error)
             }
         }
