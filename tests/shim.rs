@@ -502,14 +502,16 @@ fn a_frozen_container_is_paused_and_not_asked() {
 /// What was asked before it was frozen could not be answered in its time.
 #[test]
 fn a_probe_that_is_being_made_when_it_is_frozen_does_not_count() {
-    let probe = json!({"exec": {"command": ["sleep", "0.7"]}, "periodSeconds": 0.1, "failureThreshold": 1, "timeoutSeconds": 1});
+    // Two seconds of it are for a machine that has other work.
+    let probe =
+        json!({"exec": {"command": ["sleep", "1"]}, "periodSeconds": 0.1, "failureThreshold": 1, "timeoutSeconds": 3});
     let supervised = Supervised::new("sleep 1000", json!({ "liveness": probe }));
     let _shim = supervised.begin();
     supervised.await_summary("healthy");
     for _ in 0..3 {
         supervised.bundle.on("pause", &[]).well();
         supervised.await_summary("paused");
-        std::thread::sleep(Duration::from_millis(1200));
+        std::thread::sleep(Duration::from_millis(3200));
         supervised.bundle.on("resume", &[]).well();
         supervised.await_summary("healthy");
     }
