@@ -6,10 +6,11 @@
 //! from a file that can't be written to: the binary seen through an overlay without an upper layer
 //! (`src/sys/first.rs`, before anything else), or, where that can't be mounted, the sealed copy that is made here.
 //!
-//! The overlay has a price: the kernel refuses to write to a file that is executed (ETXTBSY), and no longer does when it is executed
-//! through one. Whoever copies a new version over the old one would write to the text of each process that there is, and end it by
-//! SIGBUS. So what may last as long as a container, the supervisor and a `run` or `exec` in the foreground, runs from a copy of the binary in
-//! [`KEPT`], one for all of them, which nobody knows to write to; and so does the rest, once it is there.
+//! The overlay has a price: the kernel refuses to write to a file that is executed (ETXTBSY), and no longer does when it
+//! is executed through one. Whoever copies a new version over the old one would write to the text of each process that
+//! there is, and end it by SIGBUS. So what may last as long as a container, the supervisor and a `run` or `exec` in the
+//! foreground, runs from a copy of the binary in [`KEPT`], one for all of them, which nobody knows to write to; and so
+//! does the rest, once it is there.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -20,12 +21,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, SealFlag, fcntl, openat};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs, statfs};
 use nix::sys::statvfs::FsFlags;
+use nix::unistd::linkat;
 
 use crate::error::{Error, Result};
 use crate::sys::mount;
@@ -35,8 +36,8 @@ const EXE: &str = "/proc/self/exe";
 const SEALS: SealFlag =
     SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
-/// One directory for each version of the binary, by its file's device, inode and ctime, with the copy in it under the binary's name.
-/// Root's: others have no overlay, and so a sealed copy each.
+/// One directory for each version of the binary, by its file's device, inode and ctime, with the copy in it under the
+/// binary's name. Root's: others have no overlay, and so a sealed copy each. `src/sys/first.rs` has the same words.
 pub const KEPT: &str = "/run/orlop-exe";
 
 fn failed(call: &str, errno: Errno) -> Error {
@@ -99,12 +100,7 @@ fn kept(exe: &File) -> io::Result<File> {
     private(&directory)?;
     let copy = directory.join(&name);
     if !copy.try_exists()? {
-        let draft = directory.join(format!(".{}", std::process::id()));
-        let made = write(exe, &draft).and_then(|()| fs::rename(&draft, &copy));
-        if made.is_err() {
-            let _ = fs::remove_file(&draft);
-        }
-        made?;
+        write(exe, &copy)?;
         forget_others(&directory, &name);
     }
     let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&directory)?;
@@ -125,12 +121,19 @@ fn private(path: &Path) -> io::Result<()> {
     if ours { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// The whole of this binary, and then on the disk, should there be one: a name without its content would be taken after a crash.
-fn write(mut exe: &File, draft: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o555).open(draft)?;
+/// The whole of this binary, from a file without a name (`O_TMPFILE`, Linux 3.11), so that nothing half done can be found. It is on
+/// the disk first, should there be one: a name without its content would be taken after a crash.
+fn write(mut exe: &File, copy: &Path) -> io::Result<()> {
+    let directory = copy.parent().ok_or(io::ErrorKind::NotFound)?;
+    let mut file = OpenOptions::new().write(true).mode(0o555).custom_flags(libc::O_TMPFILE).open(directory)?;
     exe.rewind()?;
     io::copy(&mut exe, &mut file)?;
-    file.sync_data()
+    file.sync_data()?;
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, copy, AtFlags::AT_SYMLINK_FOLLOW) {
+        Err(Errno::EEXIST) => Ok(()), // another one's, of the same file
+        linked => Ok(linked?),
+    }
 }
 
 /// The older versions under this name: who runs one keeps it until its end.

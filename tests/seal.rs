@@ -112,13 +112,20 @@ fn version(bundle: &Bundle, binary: &str) -> PathBuf {
     copy
 }
 
+/// The name of the directory in which the copy of this file is.
+fn directory_of(binary: &Path) -> String {
+    let of = fs::metadata(binary).expect("the binary");
+    format!("{}-{}-{}-{}", of.dev(), of.ino(), of.ctime(), of.ctime_nsec())
+}
+
 /// The kernel refuses that for what is executed from its own file; this is not.
 #[test]
 fn what_is_copied_over_the_binary_ends_nobody_who_stays() {
     for binary in [ORLOP, env!("CARGO_BIN_EXE_orlop-shim")] {
         let bundle = Bundle::script("trap 'exit 3' TERM; while :; do sleep 0.1; done");
         let copy = version(&bundle, binary);
-        let mut command = Command::new(&copy);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs none /run && exec \"$@\"", "sh"]).arg(&copy);
         if binary == ORLOP {
             command.arg("--root").arg(&bundle.store).args(["run", "--bundle"]);
         } else {
@@ -127,8 +134,18 @@ fn what_is_copied_over_the_binary_ends_nobody_who_stays() {
         command.arg(&bundle.dir).arg(&bundle.id);
         let running = begin(command);
         wait(|| bundle.dir.join("state").exists() && bundle.status() == "running");
+        // One copy for all of this version, and nothing beside it.
+        let pid = running.child.id();
+        let kept = PathBuf::from(format!("/proc/{pid}/root/run/orlop-exe"));
+        let list = |path: &Path| -> Vec<_> {
+            fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").file_name()).collect()
+        };
+        assert_eq!(list(&kept), [directory_of(&copy).as_str()]);
+        assert_eq!(list(&kept.join(directory_of(&copy))), [copy.file_name().expect("a name")]);
+        let exe = fs::read_link(format!("/proc/{pid}/exe")).expect("what it runs");
+        assert!(!exe.to_string_lossy().contains("memfd"), "{exe:?}");
         fs::write(&copy, vec![0; 1 << 20]).expect("another version");
-        let pid = Pid::from_raw(running.child.id() as i32);
+        let pid = Pid::from_raw(pid as i32);
         kill(pid, Signal::SIGTERM).expect("kill");
         // SIGBUS, were it the text of that process.
         let ended = running.end();
@@ -143,8 +160,7 @@ fn a_copy_in_a_directory_that_others_can_write_to_is_not_executed() {
     for (mode, owner, taken) in [(0o700, 0, true), (0o770, 0, false), (0o700, 1000, false)] {
         let bundle = Bundle::sleeper();
         let copy = version(&bundle, ORLOP);
-        let of = fs::metadata(&copy).expect("the copy");
-        let name = format!("{}-{}-{}-{}", of.dev(), of.ino(), of.ctime(), of.ctime_nsec());
+        let name = directory_of(&copy);
         let script = format!(
             "mount -t tmpfs none /run && mkdir -m 700 /run/orlop-exe && cd /run/orlop-exe && mkdir -m {mode:o} {name} &&
              cp /bin/false {name}/orlop && chown {owner} {name} && exec \"$@\""

@@ -211,8 +211,8 @@ unsafe fn close(fd: usize) {
 /// Executes the binary in an overlay of a directory over `/dev`. Without an upper layer there is nothing in it that could be made
 /// writable (overlayfs.rst); it is mounted nowhere, and goes with the last process.
 ///
-/// The directory is that of the copy of this very file which the second try has left ([`crate::seal`]). Where there is none, it is the file's own,
-/// which costs no copy, unless this process `lasts`: the host could write to its program then.
+/// The directory is that of the copy of this very file which the second try has left ([`crate::seal`]). Where there is none,
+/// it is the file's own, which costs no copy, unless this process `lasts`: the host could write to its program then.
 ///
 /// What it leaves open is close-on-exec; when it comes back the second try makes a copy of the binary, and executes that.
 #[inline(always)]
