@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Bundle, Outcome, alive, begin, outcome, received, wait};
+use common::{Bundle, Outcome, Running, alive, begin, outcome, received, wait};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
@@ -190,6 +190,58 @@ fn an_image_on_top_of_a_pre_dump_holds_what_has_changed_since() {
     let before = count(&bundle);
     restore(&bundle, &[]);
     goes_on_from(&bundle, before);
+}
+
+/// A dump whose memory waits at this port, and criu serves it.
+fn lazily(bundle: &Bundle) -> (Running, u16) {
+    let port = common::free_port();
+    let (mut ready, theirs) = std::io::pipe().expect("a pipe");
+    let mut command = bundle.command(&["checkpoint", "--lazy-pages", "--page-server", &format!("127.0.0.1:{port}")]);
+    command.args(["--status-fd", "0"]).stdin(theirs);
+    command.arg("--image-path").arg(image(bundle)).arg(&bundle.id);
+    let dump = begin(command);
+    let mut byte = [1];
+    ready.read_exact(&mut byte).expect("a byte when memory can be fetched");
+    assert_eq!(byte, [0]);
+    (dump, port)
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn memory_can_come_after_the_restore() {
+    let bundle = counter();
+    run(&bundle, &[]);
+    let (first, old) = (bundle.pid(), bundle.cgroup());
+    let (dump, port) = lazily(&bundle);
+    let before = count(&bundle);
+    let port = port.to_string();
+    let mut command = Command::new("criu");
+    command.args(["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", &port, "-D"]).arg(image(&bundle));
+    let mut fetching = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("criu");
+    // Whoever is not fetched yet is still there, and has its name and its cgroup.
+    let name = format!("{}-lazy", bundle.id);
+    let bundle = bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(format!("/{name}")));
+    wait(|| image(&bundle).join("lazy-pages.socket").exists());
+    let mut command = bundle.command(&["restore", "--detach", "--lazy-pages", "--bundle"]);
+    command.arg(&bundle.dir).arg("--image-path").arg(image(&bundle)).arg(&name);
+    well(&mut command, &bundle);
+    dump.end().well();
+    assert!(fetching.wait().expect("wait").success());
+    assert_eq!((bundle.status().as_str(), alive(first), old.exists()), ("none", false, false));
+    goes_on_from(&bundle, before);
+    outcome(bundle.command(&["delete", "--force", &name])).well();
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn who_gives_up_a_container_need_not_wait_for_its_memory_to_be_fetched() {
+    let bundle = counter();
+    run(&bundle, &[]);
+    let (first, cgroup) = (bundle.pid(), bundle.cgroup());
+    let (dump, _) = lazily(&bundle);
+    bundle.on("delete", &["--force"]).well();
+    assert_eq!((bundle.status().as_str(), alive(first), cgroup.exists()), ("none", false, false));
+    dump.end().fails("");
 }
 
 #[test]
