@@ -110,7 +110,16 @@ fn a_limit_that_it_may_not_set_is_an_error() {
     let mine = Mine::new(&["true"]).edit(|config| {
         config["linux"]["resources"] = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}]});
     });
-    mine.run().fails("rootless needs no limits + no cgrouppath when no permission is granted for cgroups");
+    let said = mine.run().fails("rootless needs no limits + no cgrouppath when no permission is granted for cgroups");
+    assert!(said.contains("unable to apply cgroup configuration: ") && said.contains("permission denied"), "{said}");
+    assert_eq!(fs::read_dir(mine.runtime.join("orlop")).expect("the root").count(), 0);
+}
+
+#[test]
+fn a_cgroup_that_it_may_not_make_is_an_error() {
+    let mine = Mine::new(&["true"]).edit(|config| config["linux"]["cgroupsPath"] = json!("/orlop-not-mine/container"));
+    let said = mine.run().fails("unable to apply cgroup configuration: create cgroup /orlop-not-mine/container: ");
+    assert!(said.contains("permission denied") && !said.contains("rootless needs no"), "{said}");
     assert_eq!(fs::read_dir(mine.runtime.join("orlop")).expect("the root").count(), 0);
 }
 

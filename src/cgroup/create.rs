@@ -41,6 +41,21 @@ pub fn cannot_be_made(error: &Error) -> bool {
     matches!(error.errno, Some(Errno::EROFS | Errno::EACCES | Errno::EPERM))
 }
 
+/// runc's words before what goes wrong with the container's cgroup.
+pub const APPLY: &str = "unable to apply cgroup configuration";
+
+/// Of an ordinary user who names no cgroup, may make none, and asks for more than none; runc's words.
+const NO_RIGHT: &str = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+
+/// What came of [`Cgroup::create`](super::Cgroup::create), said as callers of runc know it.
+pub fn in_words_of_runc(error: Error, rootless: bool, path_given: bool) -> Error {
+    if !cannot_be_made(&error) {
+        return error;
+    }
+    let error = if rootless && !path_given { error.context(NO_RIGHT) } else { error };
+    error.context(APPLY)
+}
+
 pub(super) fn open_root(root: &Path) -> Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     nix::fcntl::open(root, flags, Mode::empty())

@@ -19,7 +19,7 @@ pub(crate) mod stats;
 mod update;
 
 pub use control::{Events, load_devices};
-pub use create::{Cgroup, cannot_be_made};
+pub use create::{APPLY, Cgroup, cannot_be_made, in_words_of_runc};
 pub use foresee::{Foreseen, foresee};
 pub use hierarchy::Hierarchy;
 pub use path::path;

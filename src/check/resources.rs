@@ -8,7 +8,6 @@ use super::{Findings, Namespace, Subject, plan::ID};
 use crate::bundle::escape;
 use crate::cgroup;
 use crate::error::Error;
-use crate::exec::create::NO_RIGHT;
 use crate::plan::ranges;
 use crate::systemd;
 use crate::validate::sysctl_path;
@@ -55,11 +54,7 @@ fn controllers(subject: &Subject, findings: &mut Findings) {
         Some(error) => {
             let pointer = writes.first().map_or("/linux/cgroupsPath", |write| &write.from).to_owned();
             let error = if error.pointer.is_none() { error.at(pointer) } else { error };
-            findings.error(if subject.facts.rootless && cgroup::cannot_be_made(&error) {
-                error.context(NO_RIGHT)
-            } else {
-                error
-            });
+            findings.error(cgroup::in_words_of_runc(error, subject.facts.rootless, asked.is_some()));
         }
         None => {}
     }

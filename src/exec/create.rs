@@ -33,9 +33,6 @@ use crate::systemd::{self, Scope};
 /// How long the end of a container's processes and of its cgroup may take.
 const END: Duration = Duration::from_secs(10);
 
-/// Of an ordinary user who may make no cgroup, and asks for more than none.
-pub(crate) const NO_RIGHT: &str = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
-
 /// A container that waits for `start`, or runs.
 #[derive(Debug)]
 pub struct Container {
@@ -279,10 +276,7 @@ pub(super) fn make_cgroup(
             }
             return Ok(None);
         }
-        Err(error) if cgroup::cannot_be_made(&error) && facts.rootless => {
-            return Err(error.context(NO_RIGHT));
-        }
-        Err(error) => return Err(error),
+        Err(error) => return Err(cgroup::in_words_of_runc(error, facts.rootless, resources.path_given)),
     };
     match fill(bundle, resources, facts, &mut cgroup) {
         Ok(()) => Ok(Some(cgroup)),

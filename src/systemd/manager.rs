@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use super::properties::{Property, of_writes};
 use super::scope::{Scope, Unit};
-use crate::cgroup::Write;
+use crate::cgroup::{APPLY, Write};
 use crate::dbus::{Bus, Method, Reply, Value};
 use crate::error::{Error, Result};
 
@@ -17,9 +17,6 @@ const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PATH: &str = "/org/freedesktop/systemd1";
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
-
-/// runc's words before all that goes wrong here.
-const APPLY: &str = "unable to apply cgroup configuration";
 
 /// Starts a scope with the process `pid` in it, and waits until it is there.
 ///
