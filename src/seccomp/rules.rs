@@ -3,7 +3,8 @@
 //! Several rules for one system call mean what libseccomp makes of them:
 //! - The first rule without conditions decides alone, whatever comes before or after it.
 //! - Rules with conditions are tried from the most to the least specific: higher argument indices first, then
-//!   `EQ`/`NE`/`MASKED_EQ` before `LT`/`LE` before `GE`/`GT`, then the value that leaves less room.
+//!   `EQ`/`NE`/`MASKED_EQ` before `LT`/`LE` before `GE`/`GT`, then the value that leaves less room. Where conditions tie and
+//!   are not the same (one value under two masks), the one that came first is tried first, with all that is added to it.
 //! - A rule that only adds conditions to an earlier one never matters.
 //! - Two actions under the same conditions are an error.
 
@@ -139,15 +140,25 @@ impl Condition {
     }
 }
 
-impl Match {
-    /// Order of trial: condition by condition, and the longer one where the shorter one ends.
-    fn order(&self, other: &Self) -> Ordering {
-        let pairs = self.conditions.iter().zip(&other.conditions);
-        pairs
-            .map(|(a, b)| a.order(b))
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| other.conditions.len().cmp(&self.conditions.len()))
+/// Order of trial of two of `all`, which are as they came: condition by condition, and the longer one where the shorter one ends.
+fn order(all: &[Match], one: usize, other: usize) -> Ordering {
+    let (one, other) = (&all[one].conditions, &all[other].conditions);
+    let Some(differ) = one.iter().zip(other).position(|(a, b)| a != b) else { return other.len().cmp(&one.len()) };
+    // The first that begins likewise: what came later goes where that one is.
+    let first =
+        |conditions: &[Condition]| all.iter().position(|each| each.conditions.starts_with(&conditions[..=differ]));
+    one[differ].order(&other[differ]).then_with(|| first(one).cmp(&first(other)))
+}
+
+/// `matches`, which are as they came, in the order of trial.
+fn sorted(matches: Vec<Match>) -> Vec<Match> {
+    if matches.len() < 2 {
+        return matches;
     }
+    let mut places: Vec<_> = (0..matches.len()).collect();
+    places.sort_by(|one, other| order(&matches, *one, *other));
+    let mut matches: Vec<_> = matches.into_iter().map(Some).collect();
+    places.into_iter().filter_map(|place| matches[place].take()).collect()
 }
 
 impl AbiRules {
@@ -192,8 +203,7 @@ fn verdict(group: &[Mention], rules: &[Rule], abi: Abi) -> Result<Verdict> {
             add(&mut matches, Match { conditions, action, rule: rule_index }, &rule.pointer)?;
         }
     }
-    matches.sort_by(Match::order);
-    Ok(Verdict::Matches(matches))
+    Ok(Verdict::Matches(sorted(matches)))
 }
 
 /// `alternative` under `abi`, without conditions that always hold. `call` takes the place of argument 0, as the

@@ -12,6 +12,7 @@ use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOper
 use orlop::seccomp::compile_for;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use serde_json::json;
 
 use crate::interpreter::{Data, run};
 use crate::meaning::encode;
@@ -288,6 +289,38 @@ fn many_actions_for_one_call_mean_the_same() {
 fn every_operator_means_the_same() {
     compare_random(Arch::ScmpArchX86_64, false, with_one_rule_each);
     compare_random(Arch::ScmpArchAarch64, false, with_one_rule_each);
+}
+
+/// What of two rules for one call is asked first: an equality and a mask that both hold, in either order, each with a second
+/// condition or without.
+#[test]
+fn one_value_under_two_masks_means_the_same() {
+    let Some(library) = Libseccomp::open() else { return };
+    let rule = |action: &str, mask: Option<u64>, longer: bool| {
+        let value = match mask {
+            Some(mask) => json!({ "index": 1, "value": mask, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }),
+            None => json!({ "index": 1, "value": 0, "op": "SCMP_CMP_EQ" }),
+        };
+        let args: Vec<_> =
+            [value].into_iter().chain(longer.then(|| json!({ "index": 3, "value": 1, "op": "SCMP_CMP_EQ" }))).collect();
+        json!({ "names": ["keyctl"], "action": action, "args": args })
+    };
+    let both = [true, false];
+    for (arch, audit, nr) in [(Arch::ScmpArchX86_64, 0xc000_003e, 250), (Arch::ScmpArchX86, 0x4000_0003, 288)] {
+        for (mask, first, (masked, equal)) in [2, 0xff].into_iter().flat_map(|mask| {
+            both.into_iter()
+                .flat_map(move |first| both.into_iter().flat_map(move |a| both.map(move |b| (mask, first, (a, b)))))
+        }) {
+            let mut rules = [rule("SCMP_ACT_ERRNO", None, equal), rule("SCMP_ACT_TRAP", Some(mask), masked)];
+            if !first {
+                rules.reverse();
+            }
+            let section = json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": [arch], "syscalls": rules });
+            let section = with_getpid(serde_json::from_value(section).unwrap());
+            let tries = [0, 1].map(|fourth| Data { nr, arch: audit, args: [0, 0, 0, fourth, 0, 0] });
+            compare(&library, Arch::ScmpArchX86_64, &section, &tries).unwrap();
+        }
+    }
 }
 
 #[test]
