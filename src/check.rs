@@ -26,6 +26,7 @@ mod hooks;
 mod idmaps;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod plan;
 mod process;
 mod program;
@@ -67,6 +68,8 @@ fn all(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, findings: &mut 
     namespaces::check(&subject, findings);
     idmaps::check(&subject, findings);
     resources::check(&subject, systemd_cgroup, findings);
+    net_devices::check(&subject, findings);
+    net_devices::resctrl(&subject, findings);
     root::check(&subject, findings);
     mounts::check(&subject, findings);
     process::check(&subject, findings);

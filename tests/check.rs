@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Bundle, ORLOP, outcome, value};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
 /// Not in /etc/passwd, so nothing else on this machine runs as it.
@@ -350,6 +351,26 @@ fn controllers_that_are_not_there_or_not_delegated() {
     let findings = check_as_user(&users_bundle(&[("/linux/cgroupsPath", json!("/orlop-nosuch/x"))]));
     has(&findings, "error", "/linux/cgroupsPath", "create cgroup /orlop-nosuch/x");
     has(&check_as_user(&users_bundle(&[])), "warning", "", "runs without a cgroup of its own");
+}
+
+#[test]
+fn devices_of_the_network_policies_and_resctrl() {
+    let devices = |name: &str| json!({ name: {} });
+    each(vec![
+        ("/linux/netDevices", devices("orlop-nosuch"), "error", "/linux/netDevices/orlop-nosuch", "no network device"),
+        ("/linux/netDevices", devices("lo"), "error", "/linux/netDevices/lo", "cannot move"),
+        ("/process/scheduler", json!({"policy": "SCHED_ISO"}), "error", "/process/scheduler/policy", "no kernel has"),
+    ]);
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: root is needed");
+    let made = Command::new("ip").args(["link", "add", "there", "type", "veth", "peer", "name", "peer0"]).status();
+    assert!(made.expect("iproute2").success());
+    has_not(&check(&with(&[("/linux/netDevices", devices("there"))])), "/linux/netDevices");
+    let findings = check(&with(&[("/linux/intelRdt", json!({"closID": "x"}))]));
+    let mounted = fs::read_to_string("/proc/self/mounts").expect("mounts").contains(" resctrl ");
+    match mounted {
+        true => has_not(&findings, "/linux/intelRdt"),
+        false => has(&findings, "error", "/linux/intelRdt", "Intel RDT is not enabled"),
+    }
 }
 
 #[test]

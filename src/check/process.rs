@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Capability, LinuxNamespaceType, PosixRlimit, PosixRlimitType, Process};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, LinuxSchedulerPolicy, PosixRlimit, PosixRlimitType, Process};
 
 use super::{Findings, Subject, number, resources};
 use crate::error::Error;
@@ -20,6 +20,15 @@ pub(super) fn check(subject: &Subject, findings: &mut Findings) {
     oom_score_adj(process, subject, findings);
     terminal(process, subject, findings);
     affinity(subject, findings);
+    scheduler(process, findings);
+}
+
+/// sched(7): a policy that has a number, and no kernel.
+fn scheduler(process: &Process, findings: &mut Findings) {
+    if process.scheduler().as_ref().is_some_and(|scheduler| *scheduler.policy() == LinuxSchedulerPolicy::SchedIso) {
+        let error = Error::new("no kernel has the policy SCHED_ISO").at("/process/scheduler/policy");
+        findings.error(error.hint("SCHED_BATCH or SCHED_IDLE may do"));
+    }
 }
 
 /// setrlimit(2): a hard limit is raised with CAP_SYS_RESOURCE alone, and that of descriptors never above fs.nr_open.
