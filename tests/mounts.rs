@@ -426,6 +426,39 @@ fn a_remount_changes_what_is_there() {
 }
 
 #[test]
+fn a_remount_reaches_what_is_below_and_has_its_propagation() {
+    let mounts = [
+        tmpfs("/data", &[]),
+        tmpfs("/data/below", &["nodev"]),
+        tmpfs("/data", &["remount", "noexec", "rro", "rnosuid", "shared"]),
+        tmpfs("/data/below", &["remount", "rrw"]),
+    ];
+    let table = with_mounts(Bundle::new().args(MOUNTINFO), mounts).run().well();
+    check(&at(&table, "/data"), "remount", "ro noexec nosuid", "rw");
+    check(&at(&table, "/data/below"), "below", "rw nosuid nodev", "ro noexec");
+    let shared =
+        |place: &str| table.lines().any(|line| line.contains(&format!(" {place} ")) && line.contains(" shared:"));
+    assert!(shared("/data") && !shared("/data/below"), "{table}");
+}
+
+#[test]
+fn what_is_asked_for_in_vain_is_said() {
+    let bundle = with_mounts(Bundle::new(), [tmpfs("/data", &["silent", "iversion", "size=1m"])]);
+    let said = bundle.run().stderr();
+    assert!(
+        said.contains("/options: silent,iversion has no effect: the kernel's mount API has no word for it"),
+        "{said}"
+    );
+    let bundle = with_mounts(Bundle::new(), [tmpfs("/data", &["silent", "loud", "noiversion", "size=1m"])]);
+    assert_eq!(bundle.run().stderr(), "");
+    let bundle = Bundle::new();
+    let source = bundle.dir.clone();
+    let bundle = with_mounts(bundle, [bind(&source, "/data", &["rbind", "ro", "sync", "size=1m", "frobnicate"])]);
+    let said = bundle.run().stderr();
+    assert!(said.contains("/options: sync,size,frobnicate has no effect: a bind mount has"), "{said}");
+}
+
+#[test]
 fn no_kernel_file_system_goes_below_proc() {
     let sysfs = json!({ "destination": "/link/bus", "type": "sysfs", "source": "sysfs", "options": ["nosuid"] });
     let bundle = with_mounts(Bundle::script("true"), [sysfs]);

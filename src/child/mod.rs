@@ -15,6 +15,7 @@ use crate::exec::protocol::{self, GO, Report, Staged};
 use crate::plan::op::{NAMESPACES, Op, Request, SeccompOp, Slot, Step};
 use crate::sys::clone::{setns, unshare};
 use crate::sys::creds;
+use crate::sys::mount::MountAttr;
 use crate::sys::path::{self, inherited};
 use crate::sys::process as sys_process;
 use crate::sys::shared::Shared;
@@ -208,7 +209,11 @@ fn execute<'a>(op: &'a Op, state: &mut State<'a>) -> Result<(), Fail> {
         Op::MoveRoot { cover } => root::move_root(state, cover),
         Op::Chroot => root::chroot(state),
         Op::RootPropagation { flags } => root::propagation(state, *flags),
-        Op::Attributes { target, set, clear } => mount::attributes(state, target, *set, *clear),
+        Op::Attributes { target, set, clear, propagation, recursive } => {
+            let attr =
+                MountAttr { attr_set: *set, attr_clr: *clear, propagation: *propagation, ..MountAttr::default() };
+            mount::attributes(state, target, &attr, *recursive)
+        }
         Op::Mask { path, label } => mount::mask(state, path, label.as_deref()),
         Op::Readonly { path } => mount::readonly(state, path),
         Op::ReadonlyRoot => root::readonly(state),

@@ -239,10 +239,9 @@ fn attach(state: &mut State<'_>, entry: &Mount, made: BorrowedFd<'_>, target: &O
 }
 
 /// More attributes of a mount that is there.
-pub(super) fn attributes(state: &mut State<'_>, target: &CStr, set: u64, clear: u64) -> Result<(), Fail> {
+pub(super) fn attributes(state: &mut State<'_>, target: &CStr, attr: &MountAttr, recursive: bool) -> Result<(), Fail> {
     let target = lookup(state.root()?, target, 0).named("openat2")?;
-    sys::mount_setattr(target.as_fd(), false, &MountAttr { attr_set: set, attr_clr: clear, ..MountAttr::default() })
-        .named("mount_setattr")
+    sys::mount_setattr(target.as_fd(), recursive, attr).named("mount_setattr")
 }
 
 /// An empty read-only tmpfs, detached.

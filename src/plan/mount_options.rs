@@ -5,8 +5,8 @@
 
 use libc::{
     MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
-    MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME, MS_I_VERSION, MS_PRIVATE,
-    MS_REC, MS_SHARED, MS_SILENT, MS_SLAVE, MS_UNBINDABLE,
+    MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME, MS_PRIVATE, MS_REC,
+    MS_SHARED, MS_SLAVE, MS_UNBINDABLE,
 };
 
 use crate::error::{Error, Result};
@@ -44,8 +44,8 @@ pub struct MountOptions {
     /// `dirsync`, `lazytime`, `nolazytime`, `mand`, `nomand` (`common_set_sb_flag` in `fs/fs_context.c`). A bind mount has
     /// no superblock of its own: there the kernel ignores them.
     pub flags: Vec<String>,
-    /// `MS_SILENT` and `MS_I_VERSION`, the flags of `mount(2)` that `fsconfig(2)` has no name for.
-    pub legacy: u64,
+    /// `silent` and `iversion`, for the flags of `mount(2)` that `fsconfig(2)` has no name for, unless taken back.
+    pub legacy: Vec<&'static str>,
     /// File system parameters in order: `size=64m` is (`size`, Some(`64m`)), `nodelalloc` is (`nodelalloc`, None).
     pub data: Vec<(String, Option<String>)>,
     /// `remount` was given.
@@ -72,8 +72,8 @@ enum Effect {
     Propagation(u64),
     /// A superblock flag that `fsconfig(2)` knows by the option's own name.
     Superblock,
-    LegacySet(u64),
-    LegacyClear(u64),
+    /// A flag that only `mount(2)` has: asks for it (true) or takes it back.
+    Legacy(&'static str, bool),
     Remount,
     CopyUp,
     /// `idmap` (false) and `ridmap` (true).
@@ -107,15 +107,15 @@ const TABLE: &[(&str, Effect)] = &[
     ("dirsync", Superblock),
     ("exec", Clear(Mount, MOUNT_ATTR_NOEXEC)),
     ("idmap", Idmap(false)),
-    ("iversion", LegacySet(MS_I_VERSION)),
+    ("iversion", Legacy("iversion", true)),
     ("lazytime", Superblock),
-    ("loud", LegacyClear(MS_SILENT)),
+    ("loud", Legacy("silent", false)),
     ("mand", Superblock),
     ("noatime", Atime(Mount, MOUNT_ATTR_NOATIME)),
     ("nodev", Set(Mount, MOUNT_ATTR_NODEV)),
     ("nodiratime", Set(Mount, MOUNT_ATTR_NODIRATIME)),
     ("noexec", Set(Mount, MOUNT_ATTR_NOEXEC)),
-    ("noiversion", LegacyClear(MS_I_VERSION)),
+    ("noiversion", Legacy("iversion", false)),
     ("nolazytime", Superblock),
     ("nomand", Superblock),
     ("norelatime", Nothing),
@@ -152,7 +152,7 @@ const TABLE: &[(&str, Effect)] = &[
     ("runbindable", Propagation(MS_UNBINDABLE | MS_REC)),
     ("rw", Clear(Mount, MOUNT_ATTR_RDONLY)),
     ("shared", Propagation(MS_SHARED)),
-    ("silent", LegacySet(MS_SILENT)),
+    ("silent", Legacy("silent", true)),
     ("slave", Propagation(MS_SLAVE)),
     ("strictatime", Atime(Mount, MOUNT_ATTR_STRICTATIME)),
     ("suid", Clear(Mount, MOUNT_ATTR_NOSUID)),
@@ -196,8 +196,10 @@ impl MountOptions {
             }
             Propagation(flags) => self.propagation.push(flags),
             Superblock => self.flags.push(name.to_owned()),
-            LegacySet(flag) => self.legacy |= flag,
-            LegacyClear(flag) => self.legacy &= !flag,
+            Legacy(flag, asked) => {
+                self.legacy.retain(|other| *other != flag);
+                self.legacy.extend(asked.then_some(flag));
+            }
             Remount => self.remount = true,
             CopyUp => self.copy_up = true,
             Idmap(recursive) => self.idmap = Some(recursive),
@@ -323,9 +325,15 @@ mod tests {
         let names = "sync async dirsync lazytime nolazytime mand nomand";
         assert_eq!(parse(names).flags, names.split(' ').collect::<Vec<_>>());
         assert_eq!(parse(names), MountOptions { flags: parse(names).flags, ..Default::default() });
-        for (name, legacy) in
-            [("silent", 0x8000), ("silent loud", 0), ("iversion", 1 << 23), ("iversion noiversion", 0)]
-        {
+        let cases: [(&str, &[&str]); 5] = [
+            ("silent", &["silent"]),
+            ("silent loud", &[]),
+            ("iversion", &["iversion"]),
+            ("iversion noiversion", &[]),
+            ("silent iversion silent", &["iversion", "silent"]),
+        ];
+        for (name, legacy) in cases {
+            let legacy = legacy.to_vec();
             assert_eq!(parse(name), MountOptions { legacy, ..Default::default() }, "{name}");
         }
     }

@@ -40,10 +40,11 @@ pub(super) fn plan(
                 warnings
                     .push(format!("{from}: a remount changes the mount's own options, not those of its file system"));
             }
-            child.push(Op::Attributes { target, set: options.set, clear: options.clear }, from);
+            remount(&target, &options, &from, child);
             continue;
         }
         let mut mount = one(entry, &from, target, options)?;
+        without_effect(&mut mount, &from, warnings);
         set_label(spec, &mut mount)?;
         if let Source::Bind(_) = mount.source {
             mount.parent_opens = namespaces.new_user() && !facts.ordinary();
@@ -59,6 +60,42 @@ pub(super) fn plan(
         child.push(Op::Mount(Box::new(mount)), from);
     }
     Ok(())
+}
+
+/// The options of a mount that is there: its own, those of all below it, and where changes go.
+fn remount(target: &CString, options: &MountOptions, from: &str, child: &mut Steps) {
+    let mut change = |set, clear, propagation, recursive| {
+        child.push(Op::Attributes { target: target.clone(), set, clear, propagation, recursive }, from.to_owned());
+    };
+    let below = options.set_recursive | options.clear_recursive != 0;
+    if !below && options.propagation.is_empty() || options.set | options.clear != 0 {
+        change(options.set, options.clear, 0, false);
+    }
+    if below {
+        change(options.set_recursive, options.clear_recursive, 0, true);
+    }
+    for flags in &options.propagation {
+        change(0, 0, flags & !libc::MS_REC, flags & libc::MS_REC != 0);
+    }
+}
+
+/// What is asked for in vain: a bind mount has the file system of its source, with that one's options; and `fsconfig(2)` has no
+/// word for two flags of `mount(2)`.
+fn without_effect(mount: &mut Mount, from: &str, warnings: &mut Vec<String>) {
+    let mut lost = mount.options.legacy.clone();
+    if !matches!(mount.source, Source::New { .. }) {
+        lost.extend(mount.options.flags.iter().map(String::as_str));
+        lost.extend(mount.options.data.iter().map(|(key, _)| key.as_str()));
+        mount.flags.clear();
+        mount.data.clear();
+    }
+    if !lost.is_empty() {
+        let why = match mount.source {
+            Source::New { .. } => "the kernel's mount API has no word for it",
+            _ => "a bind mount has the file system of its source, with that one's options",
+        };
+        warnings.push(format!("{from}/options: {} has no effect: {why}", lost.join(",")));
+    }
 }
 
 fn one(entry: &Entry, from: &str, target: CString, mut options: MountOptions) -> Result<Mount> {

@@ -225,8 +225,9 @@ pub enum Op {
     Chroot,
     /// Propagation of the container's `/`.
     RootPropagation { flags: u64 },
-    /// Attributes of a mount that is there: those that had to wait, and `remount`.
-    Attributes { target: CString, set: u64, clear: u64 },
+    /// Attributes of a mount that is there, or of all from there on: those that had to wait, and `remount`. `propagation`: none
+    /// is 0.
+    Attributes { target: CString, set: u64, clear: u64, propagation: u64, recursive: bool },
     /// Nothing of this path can be seen. `label` is the SELinux label of what covers a directory.
     Mask { path: CString, label: Option<CString> },
     /// This path can't be written to.

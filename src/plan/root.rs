@@ -123,6 +123,6 @@ fn later_attributes(child: &mut Steps) {
         })
         .collect();
     for (target, set, from) in later {
-        child.push(Op::Attributes { target, set, clear: 0 }, from);
+        child.push(Op::Attributes { target, set, clear: 0, propagation: 0, recursive: false }, from);
     }
 }

@@ -157,8 +157,13 @@ impl Display for Op {
             }
             Op::Chroot => f.write_str("chroot"),
             Op::RootPropagation { flags } => write!(f, "make / {}", propagation(flags | libc::MS_REC)),
-            Op::Attributes { target, set, clear } => {
-                write!(f, "set {{{}}} on {}", attributes(*set).join(","), text(target))?;
+            Op::Attributes { target, propagation: flags, recursive, .. } if *flags != 0 => {
+                let flags = if *recursive { flags | libc::MS_REC } else { *flags };
+                write!(f, "make {} {}", text(target), propagation(flags))
+            }
+            Op::Attributes { target, set, clear, recursive, .. } => {
+                let below = if *recursive { " and all below" } else { "" };
+                write!(f, "set {{{}}} on {}{below}", attributes(*set).join(","), text(target))?;
                 match attributes(*clear & !libc::MOUNT_ATTR__ATIME).as_slice() {
                     [] => Ok(()),
                     cleared => write!(f, ", clear {{{}}}", cleared.join(",")),
