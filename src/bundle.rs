@@ -78,14 +78,13 @@ impl Bundle {
     }
 }
 
-/// Reads the process of `exec --process FILE`; the pointers of its errors are relative to the file.
+/// Reads the process of `exec --process FILE`, with warnings; the pointers of its errors are relative to the file.
 ///
 /// # Errors
 /// As [`Bundle::load`] for its `config.json`, but any file will do: a shell's `<(...)` is a FIFO, and is waited for.
-pub fn load_process(path: &Path) -> Result<Process> {
+pub fn load_process(path: &Path) -> Result<(Process, Vec<String>)> {
     let name = path.display().to_string();
-    let (process, _) = decode(&name, &content(open(path, &name, 0)?, &name)?, repair_process)?;
-    Ok(process)
+    decode(&name, &content(open(path, &name, 0)?, &name)?, repair_process)
 }
 
 /// Reads a seccomp profile: a file with the content of `linux.seccomp` alone, a configuration that has one, or a bundle.
@@ -437,7 +436,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             std::fs::write(copy, r#"{"cwd": "/", "args": ["a"], "user": {"uid": 1, "gid": 2}}"#)
         });
-        let process = load_process(&fifo).unwrap();
+        let (process, _) = load_process(&fifo).unwrap();
         writer.join().unwrap().unwrap();
         assert_eq!(process.user().uid(), 1);
     }
@@ -606,7 +605,7 @@ mod tests {
         let path = dir.join("process.json");
         std::fs::write(&path, r#"{"cwd": "/", "args": ["id"], "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1}]}"#)
             .unwrap();
-        let process = load_process(&path).unwrap();
+        let (process, _) = load_process(&path).unwrap();
         assert_eq!(process.rlimits().as_ref().unwrap()[0].typ(), PosixRlimitType::RlimitNofile);
         std::fs::write(&path, r#"{"cwd": "/", "args": [1]}"#).unwrap();
         assert_eq!(load_process(&path).unwrap_err().pointer.as_deref(), Some("/args/0"));

@@ -105,6 +105,41 @@ fn an_unknown_capability_is_no_error() {
     );
 }
 
+/// config.md, Linux Process: it MUST be warned of. With a log it is there, where the program's standard error is none of ours.
+#[test]
+fn an_unknown_capability_is_said() {
+    let names = json!(["CAP_KILL", "CAP_OF_TOMORROW"]);
+    let bundle = sleeper(0, json!({ "bounding": names }));
+    let log = bundle.dir.join("log");
+    let create = |options: &[&str]| {
+        let mut command = bundle.command(options);
+        command.args(["create", "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
+        let made = outcome(command);
+        made.well();
+        bundle.on("delete", &["--force"]).well();
+        made.stderr()
+    };
+    let path = log.to_str().expect("a path");
+    assert_eq!(create(&["--log", path, "--log-format", "json"]), "");
+    let record: serde_json::Value = serde_json::from_slice(&std::fs::read(&log).expect("the log")).expect("one record");
+    assert_eq!(record["level"], "warning");
+    assert!(record["msg"].as_str().expect("a text").contains("CAP_OF_TOMORROW"), "{record}");
+    let said = create(&[]);
+    assert!(said.starts_with("orlop: warning: ") && said.contains("CAP_OF_TOMORROW"), "{said}");
+
+    let bundle = sleeper(0, json!({}));
+    bundle.up();
+    let file = bundle.dir.join("process.json");
+    let process =
+        json!({ "args": ["true"], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "capabilities": { "bounding": names } });
+    std::fs::write(&file, process.to_string()).expect("a file");
+    let mut command = bundle.command(&["exec", "--process"]);
+    command.arg(&file).arg(&bundle.id);
+    let said = outcome(command);
+    said.well();
+    assert!(said.stderr().contains("CAP_OF_TOMORROW"), "{}", said.stderr());
+}
+
 /// They are enforced, not only listed.
 #[test]
 fn a_capability_decides_what_root_may_do() {

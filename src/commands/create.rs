@@ -221,7 +221,8 @@ pub(super) fn create(args: &CreateArgs, global: &Global) -> anyhow::Result<i32> 
     let pidfd_socket = PidfdSocket::new(common.pidfd_socket.as_deref())?;
     let container = launch(&prepared, global, &console)?;
     let told = tell(common, &container, pidfd_socket);
-    finish_or_undo(container, told)?;
+    let container = finish_or_undo(container, told)?;
+    super::log::warnings(global, &container.warnings, false);
     Ok(0)
 }
 
@@ -258,7 +259,9 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let container = launch(&prepared, global, &console)?;
     let spec = &prepared.bundle.spec;
     let started = tell(common, &container, pidfd_socket).and_then(|()| super::start::poststart(spec, &container.state));
-    Ok(see_through(finish_or_undo(container, started)?, spec, console, signals, args.keep)?)
+    let container = finish_or_undo(container, started)?;
+    super::log::warnings(global, &container.warnings, foreground);
+    Ok(see_through(container, spec, console, signals, args.keep)?)
 }
 
 /// A container that runs: in the foreground (with `signals`) until its end, its exit status; or only until it is ready.
@@ -269,9 +272,6 @@ pub(super) fn see_through(
     signals: Option<Signals>,
     keep: bool,
 ) -> Result<i32> {
-    for warning in container.warnings.iter().filter(|_| signals.is_some()) {
-        super::log::warn(warning);
-    }
     let (process, state, dir, notify) = container.into_parts();
     // Others may kill or exec while it runs.
     let dir = dir.unlock();

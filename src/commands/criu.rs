@@ -242,7 +242,9 @@ pub(super) fn restore(args: &RestoreArgs, global: &Global) -> anyhow::Result<i32
     };
     let container = restore::restore(&making, &wanted, &global.store())?;
     let told = write_pid_file(args.pid_file.as_deref(), container.process.pid);
-    Ok(see_through(finish_or_undo(container, told)?, &prepared.bundle.spec, console, signals, false)?)
+    let container = finish_or_undo(container, told)?;
+    super::log::warnings(global, &container.warnings, foreground);
+    Ok(see_through(container, &prepared.bundle.spec, console, signals, false)?)
 }
 
 #[cfg(test)]

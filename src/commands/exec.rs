@@ -86,7 +86,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let status = state.status(&dir)?;
     enterable(args, &state, status)?;
     let spec = dir.config(&state.bundle)?.spec;
-    let process = process(args, &spec)?;
+    let (process, warnings) = process(args, &spec)?;
     let cgroup = sub_cgroup(&args.cgroup)?;
     let facts = HostFacts::find(global.rootless(), false)?;
     validate::validate_process(&process, &spec, &crate::host::label_context(Some(&process), None, &facts)).map_err(
@@ -116,6 +116,7 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
         spawned.kill();
         return Err(error.into());
     }
+    super::log::warnings(global, &[warnings, plan.warnings].concat(), false);
     let Some(signals) = signals else { return Ok(0) };
     let status = console
         .terminal()
@@ -172,7 +173,7 @@ fn below(path: &str) -> Result<String> {
 }
 
 /// The process: a file's, or the container's own with what the command line changes.
-fn process(args: &ExecArgs, spec: &Spec) -> Result<Process> {
+fn process(args: &ExecArgs, spec: &Spec) -> Result<(Process, Vec<String>)> {
     if let Some(path) = &args.process {
         return bundle::load_process(path);
     }
@@ -211,7 +212,7 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<Process> {
         process.set_selinux_label(args.process_label.clone());
     }
     add_capabilities(&args.cap, &mut process)?;
-    Ok(process)
+    Ok((process, Vec::new()))
 }
 
 /// `UID` or `UID:GID`, decimal. A name is never looked up: an image's /etc/passwd could make it any id (CVE-2016-3697).

@@ -46,6 +46,24 @@ pub(super) fn debug(global: &Global, text: impl FnOnce() -> String) {
     }
 }
 
+/// What did not keep a command from doing its work: for who reads the log, and on standard error where there is none, or where
+/// `said` tells that it is the caller's.
+pub(super) fn warnings(global: &Global, warnings: &[String], said: bool) {
+    for warning in warnings {
+        if let Some(path) = &global.log {
+            if let Err(why) = append(path, &record(global.log_format, "warning", &printable(warning))) {
+                say(&format!("orlop: write the log {}: {why}\n", path.display()));
+            }
+        } else if global.log_format == LogFormat::Json {
+            say(&record(LogFormat::Json, "warning", &printable(warning)));
+            continue;
+        }
+        if said || global.log.is_none() {
+            warn(warning);
+        }
+    }
+}
+
 /// Says something that is no error on standard error.
 pub(super) fn warn(warning: impl std::fmt::Display) {
     say(&format!("orlop: warning: {}\n", printable(&warning.to_string())));

@@ -32,14 +32,14 @@ pub(super) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<i32> {
     let bundle = state.bundle.clone();
     let manager = notify::manager().filter(|_| dir.has(c"notify"));
     let notify = manager.map(|manager| Notify::bind(&dir, manager)).transpose()?;
-    // Held from here on: once it has ended its pid is another's.
-    let process = if notify.is_some() { state.process()? } else { None };
-    create::start(&dir, &state, &bundle)?;
-    poststart(&dir.config(&bundle)?.spec, &state)?;
-    let _unlocked = dir.unlock();
-    if let Some(process) = process {
-        until_ready(notify.as_ref(), &process, state.pid);
+    let (saved, process) = create::start(&dir, &state, &bundle)?;
+    if let Err(error) = poststart(&saved.spec, &state) {
+        // What is left of it waits for `delete`, and its poststop hooks.
+        create::stop(&process);
+        return Err(error.into());
     }
+    let _unlocked = dir.unlock();
+    until_ready(notify.as_ref(), &process, state.pid);
     Ok(0)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn until_ready(notify: Option<&Notify>, process: &OwnedFd, pid: i32) 
     }
 }
 
-/// The poststart hooks; a failure of one is a failure of `start` (runtime-spec 1.3, Lifecycle 10).
+/// The poststart hooks; a failure of one is an error, and the end of the container (runtime-spec 1.3, Lifecycle 10).
 pub(super) fn poststart(spec: &Spec, state: &State) -> Result<()> {
     let hooks = plan::hook_list(spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()), "poststart")?;
     if hooks.is_empty() {

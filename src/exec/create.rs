@@ -631,6 +631,14 @@ pub fn destroy_unknown(dir: &Dir, id: &str, facts: &HostFacts) -> Result<()> {
     dir.remove()
 }
 
+/// Ends a container's first process, whatever becomes of the rest: of what is over already, and what can't be ended, `delete`
+/// speaks.
+pub fn stop(process: &OwnedFd) {
+    if crate::sys::process::pidfd_kill(process.as_fd()).is_ok() {
+        let _ = end_of(process);
+    }
+}
+
 fn end_of(process: &OwnedFd) -> Result<()> {
     match crate::sys::process::poll_in(process.as_fd(), END.as_millis() as i32) {
         Ok(true) => Ok(()),
@@ -654,11 +662,11 @@ fn late_failure(state: &State, saved: &Bundle, failure: Failure, steps: u32) -> 
     }
 }
 
-/// Tells `start` to the waiting process, and waits until its program runs.
+/// Tells `start` to the waiting process, and waits until its program runs; gives back its configuration and the process.
 ///
 /// # Errors
 /// It is gone; its execve failed; it has not come to its execve within the bound.
-pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
+pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<(Bundle, OwnedFd)> {
     let saved = dir.config(bundle)?;
     let mut agent = Agent::connect(&saved.spec, &state.id, "created", bundle)?;
     let process = state.process()?.ok_or_else(|| Error::new("cannot start a container that has stopped"))?;
@@ -692,7 +700,7 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<()> {
             let output = sys::openat(dir.fd(), c"output", libc::O_RDONLY | libc::O_NOFOLLOW, 0).ok().map(File::from);
             Err(with_hook_output(late_failure(state, &saved, failure, seen.steps), &output))
         }
-        None if seen.executing != 0 => Ok(()),
+        None if seen.executing != 0 => Ok((saved, process)),
         None => Err(explain::died(None)),
     }
 }
