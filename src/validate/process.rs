@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    ExecCPUAffinity, IOPriorityClass, Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy, PosixRlimit,
-    Process, Scheduler, User,
+    ExecCPUAffinity, Linux, LinuxIOPriority, LinuxIdMapping, LinuxSchedulerPolicy, PosixRlimit, Process, Scheduler,
+    User,
 };
 
 use super::{Context, LinuxNamespaceType, Namespaces, bad, each, linux::mappings, maps, no_nul, strings};
@@ -171,11 +171,10 @@ fn affinity(found: &mut Found, affinity: &ExecCPUAffinity) -> Result<()> {
     Ok(())
 }
 
-/// `ioprio_set(2)`: eight levels in each class; the idle class has none.
+/// `ioprio_set(2)`: eight levels; config.md, I/O Priority, has them for each class, though that of the idle one is not looked at.
 fn io_priority(priority: &LinuxIOPriority) -> Result<()> {
     let level = priority.priority();
-    let fits = (0..=7).contains(&level) || priority.class() == IOPriorityClass::IoprioClassIdle;
-    match fits {
+    match (0..=7).contains(&level) {
         true => Ok(()),
         false => Err(bad("/priority", format!("invalid ioPriority.Priority: {level}")).hint("0 (first) to 7 (last)")),
     }

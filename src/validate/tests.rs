@@ -146,6 +146,12 @@ fn the_process() {
                 "/process/ioPriority/priority",
                 "8",
             ),
+            (
+                "/process/ioPriority",
+                json!({"class": "IOPRIO_CLASS_IDLE", "priority": 99}),
+                "/process/ioPriority/priority",
+                "99",
+            ),
         ],
     );
 }
