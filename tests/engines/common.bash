@@ -21,11 +21,13 @@ shown() {
 }
 
 # commands NAME [SECTION]: runs the sh blocks of the page as one script, and looks for each of its text blocks in what that
-# prints. What the page has of checkpoints is a section of its own, for where criu works.
+# prints. These sections are apart: not every place has criu, systemd or the shim.
+APART="^## (Checkpoints|With systemd|With orlop's own shim)\$"
 commands() {
     local block=$BATS_TEST_TMPDIR/block
-    page "$1" | awk -v wanted="${2:-}" -v block="$block" '
-        /^## / { section = $0 == "## Checkpoints" ? "Checkpoints" : "" }
+    rm -f "$block".*
+    page "$1" | awk -v wanted="${2:-}" -v apart="$APART" -v block="$block" '
+        /^## / { section = $0 ~ apart ? substr($0, 4) : "" }
         section != wanted { next }
         /^```/ { kind = kind == "" ? substr($0, 4) : ""; if (kind == "text") number++; next }
         kind == "sh" { print >(block ".sh") }

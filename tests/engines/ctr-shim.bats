@@ -32,6 +32,10 @@ gone() {
         ! grep -q "$(bundle)" /proc/self/mountinfo
 }
 
+@test "the commands of docs/engines/containerd.md for this shim" {
+    commands containerd "With orlop's own shim"
+}
+
 @test "run: output, input and exit status" {
     run -0 once -- echo hello
     [ "$output" = hello ]

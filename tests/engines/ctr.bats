@@ -4,6 +4,7 @@ load ctr
 
 @test "the commands of docs/engines/containerd.md" {
     commands containerd
+    [ "$MANAGER" != systemd ] || commands containerd "With systemd"
 }
 
 @test "run: output and exit status" {
