@@ -1,5 +1,6 @@
 //! Engines with this runtime in runc's place, each case of a bats file here as `ENGINE::NAME`, natively. Where an engine is not
-//! installed (`tests/engines/install`) its cases are one ignored case, which fails with `CI=true`. What needs controllers or
+//! installed (`tests/engines/install`) its cases are one ignored case, which fails with `CI=true`. As the control `runc::ENGINE::NAME`
+//! is the same case with runc itself: one that it does not pass must have its line in `reasons`. What needs controllers or
 //! systemd is run in the machine with systemd by `tests/engines/run --vm`, which takes minutes for each file.
 
 #[path = "../bats/mod.rs"]
@@ -21,23 +22,49 @@ const ENGINES: [(&str, &[&str]); 7] = [
     ("ocf-podman", &["podman", "conmon", "curl", "jq", "/usr/lib/ocf/resource.d/heartbeat/podman"]),
     ("podman", &["podman", "conmon", "catatonit", "newuidmap"]),
 ];
+/// Those that call a runtime's program themselves.
+const CONTROLS: [&str; 4] = ["buildah", "ctr", "docker", "podman"];
+const CONTROL: &str = "/usr/sbin/runc";
+/// Where the control does not pass; `table` describes the form.
+const REASONS: &str = include_str!("reasons");
 
 fn main() {
-    bats::main(|| ENGINES.iter().flat_map(|(engine, programs)| cases(engine, programs)).collect())
+    bats::main(|| ENGINES.iter().flat_map(|(engine, programs)| both(engine, programs)).collect())
 }
 
-fn cases(engine: &'static str, programs: &[&str]) -> Vec<Trial> {
+fn both(engine: &'static str, programs: &[&str]) -> Vec<Trial> {
     if let Some(reason) = impossible(programs) {
         return vec![bats::absent(&format!("{engine}::all"), reason)];
     }
+    let mut trials = cases(engine, "", env!("CARGO_BIN_EXE_orlop"));
+    if CONTROLS.contains(&engine) {
+        match impossible(&[CONTROL]) {
+            Some(reason) => trials.push(bats::absent(&format!("runc::{engine}::all"), reason)),
+            None => trials.extend(cases(engine, "runc::", CONTROL)),
+        }
+    }
+    trials
+}
+
+/// The cases of an engine with this runtime; those of the control only where it has no reason to fail.
+fn cases(engine: &str, prefix: &str, runtime: &'static str) -> Vec<Trial> {
     let file = PathBuf::from(format!("{HERE}/{engine}.bats"));
+    let fit = |name: &String| prefix.is_empty() || !excused(&format!("{engine}: {name}"));
     let trial = |name: String| {
         let file = file.clone();
-        Trial::test(format!("{engine}::{name}"), move || {
-            bats::run(&[PLACE], &file, &name, ("RUNTIME", env!("CARGO_BIN_EXE_orlop")))
+        Trial::test(format!("{prefix}{engine}::{name}"), move || {
+            bats::run(&[PLACE], &file, &name, ("RUNTIME", runtime))
         })
     };
-    bats::names(&file).into_iter().map(trial).collect()
+    bats::names(&file).into_iter().filter(fit).map(trial).collect()
+}
+
+/// Has the case a reason not to pass natively?
+fn excused(case: &str) -> bool {
+    REASONS
+        .lines()
+        .map(|line| line.split('\t').collect::<Vec<_>>())
+        .any(|parts| parts[0] == case && parts.get(2).is_none_or(|place| *place == "native"))
 }
 
 /// Why an engine with these programs cannot be run here.
