@@ -38,6 +38,25 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     [[ $output == *"can't fork"* ]]
 }
 
+@test "a pod's limits hold for its containers together" {
+    podman pod create --name p --memory 64m --cpus 0.5
+    podman run -d --pod p --name c busybox sleep 1000
+    pod=$(cgroup "$(pid c)")
+    [ "$(cat "$pod/memory.max")" = max ]
+    until [ "$(cat "$pod/memory.max")" = 67108864 ]; do
+        pod=${pod%/*}
+        [ "$pod" != /sys/fs/cgroup ]
+    done
+    [ "$(cat "$pod/cpu.max")" = "50000 100000" ]
+    infra=$(pid "$(podman pod inspect --format '{{.InfraContainerID}}' p)")
+    [[ $(cgroup "$infra") == "$pod"/* ]]
+    run -137 podman run --rm --pod p busybox sh -c 'x=x; while :; do x=$x$x; done' # without a device
+    grep -q '^oom_kill [1-9]' "$pod/memory.events"
+    [ "$(podman exec c echo on)" = on ]
+    podman pod rm --force --time 0 p
+    [ ! -e "$pod" ]
+}
+
 @test "checkpoint and restore, by an archive too" {
     count() { podman exec counter cat /count; }
     podman run -d --name counter --memory 64m busybox sh -c "$COUNTER"
@@ -50,5 +69,6 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
 }
 
 teardown() {
+    podman pod rm --all --force --time 0 >/dev/null
     podman rm --all --force --time 0 >/dev/null
 }

@@ -181,6 +181,38 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     [ -z "$(podman ps --all --quiet)" ]
 }
 
+@test "a pod with an infra container: what is shared, stop, start, rm" {
+    namespace() { readlink "/proc/$1/ns/$2"; }
+    pids() { pids=("$(pid "$(podman pod inspect --format '{{.InfraContainerID}}' p)")" "$(pid c)" "$(pid d)"); }
+    together() { # the containers have the infra container's namespaces, and mounts of their own
+        for kind in ipc uts pid; do
+            [ "$(for each in "${pids[@]}"; do namespace "$each" $kind; done | uniq -c | awk '{ print $1 }')" = 3 ]
+            [ "$(namespace "${pids[0]}" $kind)" != "$(namespace self $kind)" ]
+        done
+        [ "$(for each in "${pids[@]}"; do namespace "$each" mnt; done | sort -u | wc -l)" = 3 ]
+    }
+    gone() { for each in "${pids[@]}"; do [ ! -e "/proc/$each" ]; done; }
+    # podman's own cgroup for a pod, of which docs/engines/podman.md tells
+    apart=() && [ "$MANAGER" = systemd ] || apart=(--share-parent=false)
+    podman pod create --name p --share ipc,uts,pid --hostname pods "${apart[@]}"
+    for each in c d; do podman create --pod p --name $each busybox sleep 1000; done
+    podman pod start p
+    pids && together
+    [[ $(tr '\0' ' ' <"/proc/${pids[0]}/cmdline") == */catatonit* ]]
+    [ "$(podman exec d sh -c 'echo lost >/dev/null && hostname')" = pods ]
+    [ "$(podman exec c ps -o args | grep -c '^sleep 1000')" = 2 ]
+    podman pod stop --time 1 p
+    gone
+    [ "$(podman pod inspect --format '{{.State}}' p)" = Exited ]
+    podman pod start p
+    pids && together
+    run ! podman pod rm p
+    podman pod rm --force --time 0 p
+    gone
+    [ -z "$(podman ps --all --quiet)" ]
+    [ -z "$(orlop list --quiet)" ]
+}
+
 @test "a health check" {
     podman run -d --name c --health-cmd 'test -e /healthy' --health-interval disable busybox sleep 1000
     run -1 podman healthcheck run c
@@ -232,5 +264,6 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
 }
 
 teardown() {
+    podman pod rm --all --force --time 0 >/dev/null
     podman rm --all --force --time 0 >/dev/null
 }
