@@ -68,6 +68,24 @@ load docker
     soon eval '[ "$(docker inspect --format "{{.RestartCount}} {{.State.Status}}" c1)" = "2 exited" ]'
 }
 
+@test "the policies always and unless-stopped, and the daemon started anew" {
+    for each in always unless-stopped; do
+        docker run -d --name $each --restart $each busybox sh -c 'echo once; sleep 0.2'
+        docker run -d --name "$each-stopped" --restart $each busybox sleep 1000
+    done
+    for each in always unless-stopped; do
+        soon eval '[ "$(docker logs $each | wc -l)" -ge 2 ]'
+        docker stop --time 0 "$each-stopped"
+        [ "$(docker inspect --format '{{.State.Status}}' "$each-stopped")" = exited ]
+    done
+    docker rm --force always unless-stopped
+    stop
+    daemon
+    soon eval '[ "$(docker inspect --format "{{.State.Status}}" always-stopped)" = running ]'
+    [ "$(docker exec always-stopped echo again)" = again ]
+    [ "$(docker inspect --format '{{.State.Status}} {{.State.Pid}}' unless-stopped-stopped)" = "exited 0" ]
+}
+
 @test "a container lives on while the daemon is started anew" {
     docker run -d --name c1 busybox sleep 1000
     pid=$(pid c1)

@@ -86,6 +86,23 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     [ "$(podman inspect --format '{{.RestartCount}} {{.State.ExitCode}}' c)" = "2 1" ]
 }
 
+@test "the policy always, until it is stopped" {
+    podman run -d --name c --restart always busybox sh -c 'echo once; sleep 0.5; exit 0'
+    soon eval '[ "$(podman logs c | wc -l)" -ge 3 ]'
+    [ "$(podman inspect --format '{{.RestartCount}}' c)" -ge 2 ]
+    podman stop --time 0 c
+    runs=$(podman logs c | wc -l)
+    sleep 1
+    [ "$(podman logs c | wc -l) $(podman inspect --format '{{.State.Status}}' c)" = "$runs exited" ]
+}
+
+@test "--preserve-fds" {
+    echo words >"$BATS_TEST_TMPDIR/words"
+    run -0 eval 'podman run --rm --preserve-fds 2 busybox sh -c "cat <&4; readlink /proc/self/fd/3; ls /proc/self/fd" 3</dev/null 4<"$BATS_TEST_TMPDIR/words" 5</dev/zero 6</dev/zero'
+    [ "$(echo $output)" = "words /dev/null 0 1 2 3 4 5" ] # the last is what ls reads
+    run -0 podman run --rm busybox sh -c 'test ! -e /proc/self/fd/4'
+}
+
 @test "create, and start --attach" {
     podman create --name c busybox sh -c 'echo attached; exit 4'
     run -4 podman start --attach c
