@@ -56,6 +56,23 @@ setup() {
     [ "$(echo $output)" = "built more 1000" ]
 }
 
+@test "--runtime-flag systemd-cgroup: a scope of systemd, or one error where that is not" {
+    by_systemd() { buildah run --network none --runtime-flag systemd-cgroup -v "$BATS_TEST_TMPDIR:/volume" "$c" -- "$@"; }
+    if [ "$MANAGER" != systemd ]; then
+        run -1 by_systemd touch /volume/made
+        [ "$(grep -c systemd <<<"$output")" = 1 ]
+        [ ! -e "$BATS_TEST_TMPDIR/made" ]
+        return
+    fi
+    by_systemd sh -c 'touch /volume/made; until [ -e /volume/go ]; do sleep 0.1; done' 3>&- &
+    soon test -e "$BATS_TEST_TMPDIR/made"
+    scope=$(echo /sys/fs/cgroup/system.slice/runc-*.scope) # the name that buildah leaves to the runtime
+    grep -q until "/proc/$(head -n 1 "$scope/cgroup.procs")/cmdline"
+    touch "$BATS_TEST_TMPDIR/go"
+    wait $!
+    [ ! -e "$scope" ]
+}
+
 teardown() {
     buildah rm --all >/dev/null
     [ -z "$(orlop list --quiet)" ]

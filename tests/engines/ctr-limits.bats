@@ -45,7 +45,7 @@ load cri
     [ "$(cat "$(cgroup "$pid")/memory.max")" = 67108864 ]
 }
 
-@test "a pod of Kubernetes has its cgroup, and a container its limit, and an end for want of memory" {
+@test "a pod of Kubernetes has its cgroup, and a container its limit, which can be changed, and an end for want of memory" {
     pod orlop
     container "$(number 4 67108864)" sleep 1000
     cgroup=$(cgroup "$(orlop --root /run/containerd/runc/k8s.io state "$container" | jq .pid)")
@@ -54,10 +54,12 @@ load cri
     *) [ "$cgroup" = "/sys/fs/cgroup/kubepods/$container" ] ;;
     esac
     [ "$(cat "$cgroup/memory.max")" = 67108864 ]
+    cri UpdateContainerResources "$(string 1 "$container")$(message 2 "$(number 4 33554432)")"
+    [ "$(cat "$cgroup/memory.max")" = 33554432 ]
     container "$(number 4 16777216)" sh -c 'sleep 2; exec tail /dev/zero' # as above
     soon has 3 $EXITED
     has 7 137
-    has 10 OOMKilled
+    soon has 10 OOMKilled # nor does it tell of the two in this order
     cri StopPodSandbox "$(string 1 "$sandbox")"
     cri RemovePodSandbox "$(string 1 "$sandbox")"
     [ ! -e "$cgroup" ]

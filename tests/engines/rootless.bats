@@ -31,11 +31,20 @@ pid() { as podman inspect --format '{{.State.Pid}}' c; }
 }
 
 @test "limits" {
+    # more than the limit, read into memory at once
+    exceeds() { as podman run --rm --memory 64m --memory-swap 64m busybox dd if=/dev/zero of=/dev/null bs=100M count=1; }
     if [ "$MANAGER" = cgroupfs ]; then
-        # podman itself leaves them out
-        run -0 as podman run --rm --memory 64m busybox echo unlimited
+        # podman itself leaves them out: none holds, seen from inside and from outside
+        run -0 exceeds
+        as podman run -d --name c --memory 64m busybox sleep 1000
+        cgroup=$(cgroup "$(pid)")
+        while [ "$cgroup" != /sys/fs/cgroup ]; do # nor of those above
+            [ "$(cat "$cgroup/memory.max" 2>/dev/null)" != 67108864 ]
+            cgroup=${cgroup%/*}
+        done
         return
     fi
+    run -137 exceeds
     as podman run -d --name c --memory 64m --memory-swap 80m --pids-limit 20 busybox sleep 1000
     pid=$(pid)
     cgroup=$(cgroup "$pid")
