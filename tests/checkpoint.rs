@@ -160,6 +160,42 @@ fn a_counter_goes_on_after_its_restore() {
     assert_eq!(bundle.inside("echo still here"), "still here");
 }
 
+/// A line of the page, in the bundle's directory, with its `orlop` and container for those that the line names.
+fn by_the_page(bundle: &Bundle, line: &str) {
+    let line = line.replace(" counter", &format!(" {}", bundle.id));
+    let script = format!("orlop() {{ '{}' --root '{}' \"$@\"; }}\n{line}\n", common::ORLOP, bundle.store.display());
+    let mut command = Command::new("sh");
+    well(command.args(["-euc", &script]).current_dir(&bundle.dir).stdin(Stdio::null()), bundle);
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn the_commands_of_checkpoint_md_do_what_it_says() {
+    let page = include_str!("../docs/checkpoint.md");
+    let mut blocks = page.split("```sh\n").skip(1).map(|rest| rest.split("```").next().expect("a block").lines());
+    let (first, second) =
+        (blocks.next().expect("a block").collect::<Vec<_>>(), blocks.next().expect("another").collect::<Vec<_>>());
+    assert_eq!((first.len(), second.len(), blocks.count()), (3, 3, 0));
+    let bundle = counter();
+    by_the_page(&bundle, first[0]);
+    wait(|| count(&bundle) > 3);
+    by_the_page(&bundle, first[1]);
+    let before = count(&bundle);
+    assert_eq!(bundle.status(), "none");
+    by_the_page(&bundle, first[2]);
+    goes_on_from(&bundle, before);
+    let pid = bundle.pid();
+    for line in &second[..2] {
+        by_the_page(&bundle, line);
+        assert_eq!((bundle.status().as_str(), bundle.pid()), ("running", pid), "{line}");
+    }
+    by_the_page(&bundle, second[2]);
+    assert_eq!(bundle.status(), "none");
+    let before = count(&bundle);
+    restore(&bundle, &[]);
+    goes_on_from(&bundle, before);
+}
+
 #[test]
 #[ignore = "needs criu on a kernel that it knows"]
 fn leave_running_lets_the_container_go_on() {
