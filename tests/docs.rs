@@ -159,6 +159,25 @@ fn the_commands_of_supervisor_md_say_what_it_shows() {
     }
 }
 
+/// The tables of a TOML text, each as its heading with the lines below it.
+fn tables(text: &str) -> Vec<String> {
+    text.split("\n[").map(|table| table.trim().trim_start_matches('[').to_owned()).collect()
+}
+
+/// What the tests give to containerd is containerd.md's: what kubernetes.md shows of it is the same.
+#[test]
+fn kubernetes_md_shows_what_containerd_md_has() {
+    let (whole, part) = (page("engines/containerd.md"), page("cluster/kubernetes.md"));
+    let whole = tables(blocks(&whole, "toml")[0]);
+    let part = blocks(&part, "toml");
+    assert_eq!(part.len(), 1);
+    let part = tables(part[0]);
+    assert_eq!(part.len(), 4);
+    for table in part {
+        assert!(whole.contains(&table), "{table} is not in {whole:#?}");
+    }
+}
+
 #[test]
 fn links_between_pages_lead_to_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
