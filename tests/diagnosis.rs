@@ -1,11 +1,13 @@
 //! Why a container does not start, where the kernel's errno alone misleads: each cause is made, and must be named.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 mod common;
-use common::{Bundle, ORLOP, outcome};
+use common::{Bundle, ORLOP, begin, outcome, wait};
 
 /// `orlop run` of the bundle by `command`, which ends in the words of a program to execute.
 fn run_by(bundle: &Bundle, mut command: Command) -> common::Outcome {
@@ -67,6 +69,81 @@ fn a_memory_limit_too_low_to_start_with_is_named() {
     });
     let said = bundle.run().fails("container init was OOM-killed (memory limit too low?)");
     assert!(!bundle.state_dir().exists(), "{said}");
+}
+
+/// A container whose process is killed by a hook of its runtime, before its program.
+fn killed_by_a_hook(bundle: Bundle) -> Bundle {
+    let script = r#"kill -9 "$(sed 's/.*"pid":\([0-9]*\).*/\1/')""#;
+    bundle.edit(|config| {
+        config["hooks"]["createRuntime"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    })
+}
+
+fn not_blamed_on_memory(said: &str) {
+    assert!(!said.contains("OOM-killed") && !said.contains("limit"), "{said}");
+}
+
+#[test]
+fn a_process_that_somebody_kills_is_not_called_oom_killed() {
+    for verb in ["run", "create"] {
+        let bundle = killed_by_a_hook(Bundle::new());
+        not_blamed_on_memory(&outcome(bundle.making(verb, &[])).fails("the process was ended by signal 9"));
+    }
+    let bundle = waits_in_start(Bundle::new());
+    let start = begin(bundle.command(&["start", &bundle.id]));
+    wait(|| in_a_hook(&bundle));
+    bundle.on("kill", &["KILL"]).well();
+    not_blamed_on_memory(&start.end().fails("the process ended before its execve"));
+}
+
+/// Its first process waits for another one.
+fn in_a_hook(bundle: &Bundle) -> bool {
+    let pid = bundle.pid();
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|children| !children.is_empty())
+}
+
+/// Created, and by a hook long before its program when it is started.
+fn waits_in_start(bundle: Bundle) -> Bundle {
+    let bundle = bundle.edit(|config| {
+        config["hooks"]["startContainer"] = json!([{"path": "/bin/sleep", "args": ["sleep", "1000"]}]);
+    });
+    bundle.create().well();
+    bundle
+}
+
+/// What the cgroup has counted of others before is not this container's.
+#[test]
+#[ignore = "needs the memory controller, which the machine has"]
+fn only_an_oom_kill_of_the_container_itself_is_named() {
+    let bundle = Bundle::new();
+    let cgroup = Path::new("/sys/fs/cgroup").join(&bundle.id);
+    fs::create_dir(&cgroup).expect("a cgroup");
+    let path = format!("/{}", bundle.id);
+    let bundle = bundle.edit(|config| {
+        config["linux"]["cgroupsPath"] = json!(path);
+        config["linux"]["resources"]["memory"] = json!({"limit": 65536, "swap": 65536});
+    });
+    bundle.run().fails("container init was OOM-killed");
+    let events = fs::read_to_string(cgroup.join("memory.events")).expect("memory.events");
+    assert!(!events.lines().any(|line| line == "oom_kill 0"), "nothing was counted, so this shows nothing: {events}");
+    let bundle = killed_by_a_hook(bundle).edit(|config| config["linux"]["resources"] = json!({}));
+    fs::write(cgroup.join("memory.max"), "max").expect("memory.max");
+    not_blamed_on_memory(&bundle.run().fails("the process was ended by signal 9"));
+    fs::remove_dir(&cgroup).expect("rmdir");
+}
+
+#[test]
+#[ignore = "needs the memory controller, which the machine has"]
+fn an_oom_kill_between_create_and_the_program_is_named() {
+    // Both at once: the hook's end alone would be another failure.
+    let bundle = waits_in_start(Bundle::new().edit(|config| {
+        config["linux"]["resources"] = json!({"memory": {"limit": 67108864}, "unified": {"memory.oom.group": "1"}});
+    }));
+    let start = begin(bundle.command(&["start", &bundle.id]));
+    wait(|| in_a_hook(&bundle));
+    fs::write(bundle.cgroup().join("memory.max"), "0").expect("memory.max");
+    let said = start.end().fails("the process ended before its execve");
+    assert!(said.contains("of the container's processes for want of memory (memory.events)"), "{said}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Cgroup {
     parent: OwnedFd,
     /// Directories that `create` made, relative to the root, topmost first.
     made: Vec<String>,
+    /// What `create` found in `memory.events` of a cgroup that was there.
+    pub(super) kills_before: u64,
     /// The device filter that was attached to it.
     pub(super) filter: Option<OwnedFd>,
 }
@@ -141,7 +143,7 @@ impl Cgroup {
     fn new(hierarchy: &Hierarchy, path: &str, (parent, dir): (OwnedFd, OwnedFd), made: Vec<String>) -> Cgroup {
         let root = hierarchy.root.clone();
         let name = split(path).1.to_owned();
-        Cgroup { path: root.join(path.trim_matches('/')), root, name, dir, parent, made, filter: None }
+        Cgroup { path: root.join(path.trim_matches('/')), root, name, dir, parent, made, kills_before: 0, filter: None }
     }
 
     /// The directories from the root to `path`; what can't be finished is undone.
@@ -168,6 +170,8 @@ impl Cgroup {
         if self.kills_newborns() {
             self.make_anew();
         }
+        // None is said of a controller that is enabled only now, which begins at 0.
+        self.kills_before = self.oom_kills().ok().flatten().unwrap_or(0);
         Ok(())
     }
 

@@ -179,6 +179,14 @@ impl Cgroup {
         Ok(self.read("memory.events")?.map(|text| flat(&text).get("oom_kill").copied().unwrap_or(0)))
     }
 
+    /// The same without those of before [`create`](Self::create) took a cgroup that was there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new_oom_kills(&self) -> Result<Option<u64>> {
+        Ok(self.oom_kills()?.map(|kills| kills.saturating_sub(self.kills_before)))
+    }
+
     fn cpu(&self) -> Result<Cpu> {
         let text = self.read("cpu.stat")?.unwrap_or_default();
         let stat = flat(&text);

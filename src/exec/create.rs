@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::explain::Oom;
 use super::listener::Agent;
 use super::net_device::Moved;
 use super::protocol::{Failure, Question, Report};
@@ -199,8 +200,10 @@ fn attempt(
             Question::Planned(request) => context.answer(request, process, &mut state, &mut made).map(|()| None),
         })
         .map_err(|error| with_hook_output(error, &opened.hook_output))?;
-    debug_assert!(matches!(reached, Reached::Ready | Reached::Executed));
-    Ok((state, warnings))
+    match reached {
+        Reached::Ready | Reached::Executed => Ok((state, warnings)),
+        Reached::Died(status) => Err(explain::died(status, Oom::of_own(made.cgroup.as_ref()))),
+    }
 }
 
 /// The directory of the container's NOTIFY_SOCKET; the socket itself is made by who will listen: `run`, or `start`.
@@ -701,6 +704,9 @@ pub fn start(dir: &Dir, state: &State, bundle: &Path) -> Result<(Bundle, OwnedFd
             Err(with_hook_output(late_failure(state, &saved, failure, seen.steps), &output))
         }
         None if seen.executing != 0 => Ok((saved, process)),
-        None => Err(explain::died(None)),
+        None => {
+            let cgroup = state.open_cgroup().ok().flatten();
+            Err(explain::died(None, Oom::of_shared(cgroup.as_ref())))
+        }
     }
 }

@@ -6,9 +6,10 @@ use nix::errno::Errno;
 use oci_spec::runtime::Spec;
 
 use super::create::open_proc;
+use super::explain::{self, Oom};
 use super::listener::Agent;
 use super::protocol::Report;
-use super::spawn::{Slots, Spawned, spawn};
+use super::spawn::{Reached, Slots, Spawned, spawn};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -54,7 +55,11 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, sub: Option<&str>, console
     let grouped = state.resctrl.as_ref().map_or(Ok(()), |group| resctrl::assign(group, process.pid.as_raw()));
     let attached = grouped.and_then(|()| unit.map_or(Ok(()), |unit| systemd::attach(unit, sub, process.pid)));
     match attached.and_then(|()| process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None))) {
-        Ok(_) => Ok(process),
+        Ok(Reached::Ready | Reached::Executed) => Ok(process),
+        Ok(Reached::Died(status)) => {
+            let cgroup = state.open_cgroup().ok().flatten();
+            Err(explain::died(status, Oom::of_shared(cgroup.as_ref())))
+        }
         Err(error) => {
             process.kill();
             Err(error)

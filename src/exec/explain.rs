@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use super::protocol::Failure;
+use crate::cgroup::Cgroup;
 use crate::error::{Error, errno_text};
 use crate::plan::Plan;
 use crate::plan::op::{Op, Step};
@@ -81,21 +82,95 @@ fn not_found(name: &str, failure: &Failure) -> Error {
     }
 }
 
-/// The process is gone and has left no word.
-pub fn died(status: Option<i32>) -> Error {
-    match status {
-        Some(status) if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL => {
+/// What the cgroup of a process that is gone says of kills for want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oom {
+    /// The kernel has killed there, and nobody else was in it.
+    Killed,
+    /// It has killed so many there, of which the process may be one.
+    Perhaps(u64),
+    /// It has killed nobody.
+    No,
+    /// There is no cgroup with the memory controller.
+    Unknown,
+}
+
+impl Oom {
+    /// Of a cgroup in which there was nobody before the process.
+    pub fn of_own(cgroup: Option<&Cgroup>) -> Self {
+        match Self::of_shared(cgroup) {
+            Self::Perhaps(_) => Self::Killed,
+            other => other,
+        }
+    }
+
+    /// Of a cgroup with others in it.
+    pub fn of_shared(cgroup: Option<&Cgroup>) -> Self {
+        match cgroup.and_then(|cgroup| cgroup.new_oom_kills().ok()?) {
+            Some(0) => Self::No,
+            Some(kills) => Self::Perhaps(kills),
+            None => Self::Unknown,
+        }
+    }
+
+    /// What helps who knows no more than that the process is gone.
+    fn hint(self) -> Option<String> {
+        match self {
+            Self::Killed => Some("the kernel's OOM killer was it (memory.events): raise the memory limit".to_owned()),
+            Self::Perhaps(kills) => Some(format!(
+                "the kernel has killed {kills} of the container's processes for want of memory (memory.events): the memory limit \
+                 may be too low"
+            )),
+            Self::No => None,
+            Self::Unknown => {
+                Some("its cgroup counts no OOM kills: the kernel's log tells whether it was one".to_owned())
+            }
+        }
+    }
+}
+
+/// Who kills beside the OOM killer.
+const KILLERS: &str = "somebody killed it; or everything in this process's own cgroup was killed before (cgroup.kill), which \
+    Linux 6.18 does to its children elsewhere as well";
+
+/// The process is gone and has left no word; its status, where it was our child.
+pub fn died(status: Option<i32>, oom: Oom) -> Error {
+    let signal = status.filter(|status| libc::WIFSIGNALED(*status)).map(|status| libc::WTERMSIG(status));
+    let error = match signal {
+        Some(libc::SIGKILL) | None if oom == Oom::Killed => {
             Error::new(format!("{START}: container init was OOM-killed (memory limit too low?)"))
-                .hint(
-                    "or it was killed by a signal: the kernel's log tells; or everything in this process's own cgroup was killed \
-                     before (cgroup.kill), which Linux 6.18 does to its children elsewhere as well",
-                )
         }
-        Some(status) if libc::WIFSIGNALED(status) => {
-            let signal = libc::WTERMSIG(status);
-            let error = Error::new(format!("{START}: the process was ended by signal {signal} before its execve"));
-            if signal == libc::SIGSYS { error.hint("the seccomp profile kills execve") } else { error }
+        Some(signal) => Error::new(format!("{START}: the process was ended by signal {signal} before its execve")),
+        None => Error::new(format!("{START}: the process ended before its execve")),
+    };
+    let hint = match signal {
+        Some(libc::SIGSYS) => Some("the seccomp profile kills execve".to_owned()),
+        Some(libc::SIGKILL) if oom != Oom::Killed => {
+            Some(oom.hint().map_or_else(|| KILLERS.to_owned(), |hint| format!("{hint}; else {KILLERS}")))
         }
-        _ => Error::new(format!("{START}: the process ended before its execve")),
+        Some(libc::SIGKILL) | None => oom.hint(),
+        Some(_) => None,
+    };
+    Error { hint, ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_kernel_has_counted_is_an_oom_kill() {
+        let of_signal = |signal: i32, oom| died(Some(signal), oom).to_string();
+        assert!(
+            of_signal(libc::SIGKILL, Oom::Killed).contains("container init was OOM-killed (memory limit too low?)")
+        );
+        for oom in [Oom::No, Oom::Unknown, Oom::Perhaps(2)] {
+            let said = of_signal(libc::SIGKILL, oom);
+            assert!(said.contains("ended by signal 9") && !said.contains("OOM-killed"), "{oom:?}: {said}");
+        }
+        assert!(of_signal(libc::SIGKILL, Oom::Perhaps(2)).contains("has killed 2 of the container's processes"));
+        assert!(of_signal(libc::SIGSEGV, Oom::Killed).ends_with("ended by signal 11 before its execve"));
+        assert!(died(None, Oom::Perhaps(1)).to_string().contains("memory limit"));
+        assert!(!died(None, Oom::No).to_string().contains("memory"));
     }
 }

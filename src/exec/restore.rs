@@ -14,10 +14,11 @@ use super::create::{
     remove_abandoned,
 };
 use super::dump::{Common, DESCRIPTORS, Directories, FILE, message, namespace_key, resolve};
+use super::explain::{self, Oom};
 use super::hooks;
 use super::net_device::{Moved, loopback_up};
 use super::protocol::{Question, Report};
-use super::spawn::{Process, Slots, spawn};
+use super::spawn::{Process, Reached, Slots, spawn};
 use crate::bundle::Bundle;
 use crate::cgroup::Cgroup;
 use crate::criu::rpc::{self, Feature, Kind, opts};
@@ -219,7 +220,11 @@ impl Making<'_> {
             Ok(None)
         });
         process.kill();
-        served.map(drop)
+        match served? {
+            Reached::Ready | Reached::Executed => Ok(()),
+            // It was in our own cgroup.
+            Reached::Died(status) => Err(explain::died(status, Oom::Unknown)),
+        }
     }
 
     /// The root file system as the process sees it, with what it has mounted in there.

@@ -203,6 +203,8 @@ pub enum Reached {
     Ready,
     /// The program has been executed.
     Executed,
+    /// The process is gone and has left no word: its status, if it could be taken.
+    Died(Option<i32>),
 }
 
 impl Spawned {
@@ -210,7 +212,7 @@ impl Spawned {
     /// its program runs.
     ///
     /// # Errors
-    /// What `answer` returned; what the child reported; its death; too long a silence.
+    /// What `answer` returned; what the child reported; too long a silence.
     pub fn serve(
         &self,
         plan: &Plan,
@@ -235,8 +237,11 @@ impl Spawned {
                 continue;
             }
             let mut message = [0u8; QUESTION];
-            let length = sys::read(self.socket.as_fd(), &mut message)
-                .map_err(|errno| Error::new("hear the child").call("read", errno))?;
+            let length = match sys::read(self.socket.as_fd(), &mut message) {
+                // It died before it had read our last answer.
+                Err(Errno::ECONNRESET) => 0,
+                other => other.map_err(|errno| Error::new("hear the child").call("read", errno))?,
+            };
             if length == 0 {
                 return self.ended(plan, report);
             }
@@ -265,7 +270,7 @@ impl Spawned {
             None if !poll_in(self.pidfd.as_fd(), 1000).unwrap_or(false) => {
                 Err(Error::new("the container's process has left the conversation, and has not ended"))
             }
-            None => Err(explain::died(wait_status(self.pid.as_raw()).ok())),
+            None => Ok(Reached::Died(wait_status(self.pid.as_raw()).ok())),
         }
     }
 
