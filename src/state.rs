@@ -202,6 +202,14 @@ fn exists(id: &str) -> Error {
     Error::new(format!("container with id exists: {id}")).hint(format!("orlop delete {id}, or choose another id"))
 }
 
+/// The same of a container whose directory can be read.
+fn exists_in(dir: &Dir, id: &str) -> Error {
+    match dir.read() {
+        Ok(state) => state.explained(exists(id)),
+        Err(_) => exists(id),
+    }
+}
+
 fn is_gone(error: &Error) -> bool {
     matches!(error.errno, Some(Errno::ENOENT | Errno::ENOTDIR))
 }
@@ -229,7 +237,8 @@ fn clear(path: &Path, id: &str, clean: impl Fn(&Dir) -> Result<()>) -> Result<()
     };
     match dir.try_lock() {
         Ok(Some(dir)) if dir.unfinished() => clean(&dir),
-        Ok(_) => Err(exists(id)),
+        Ok(Some(dir)) => Err(exists_in(&dir, id)),
+        Ok(None) => Err(exists(id)),
         Err(error) if is_gone(&error) => Ok(()),
         Err(error) => Err(error),
     }
@@ -449,6 +458,17 @@ impl State {
                 _ => Status::Running,
             },
         })
+    }
+
+    /// Of a failure for a container that does not run: why it does not, where the host's reboot has ended it.
+    pub fn explained(&self, error: Error) -> Error {
+        match boot_id() {
+            Ok(boot) if boot != self.boot_id => error.hint(format!(
+                "the host was rebooted since the container was made, so nothing of it runs: orlop delete {}",
+                self.id
+            )),
+            _ => error,
+        }
     }
 
     /// The container's cgroup, if it has one and it is still there.

@@ -201,6 +201,53 @@ fn a_state_of_another_boot_or_of_a_reused_pid_is_stopped() {
 }
 
 #[test]
+fn who_finds_a_state_of_another_boot_is_told_of_the_reboot() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let file = bundle.state_dir().join("state.json");
+    let saved = value(&file).expect("state.json");
+    let words = format!(
+        "the host was rebooted since the container was made, so nothing of it runs: orlop delete {}",
+        bundle.id
+    );
+    let said = |command: Command| {
+        let said = outcome(command);
+        assert_ne!(said.code, Some(0));
+        said.stderr().contains(&words)
+    };
+    let image = bundle.dir.join("image");
+    let with_image = ["checkpoint", "--image-path", image.to_str().expect("UTF-8"), &bundle.id];
+    let id = bundle.id.as_str();
+    let of_stopped = |rebooted: bool| {
+        for args in [
+            &["start", id][..],
+            &["exec", id, "true"],
+            &["kill", id, "KILL"],
+            &["pause", id],
+            &["resume", id],
+            &["update", "--pids-limit", "9", id],
+            &["events", "--stats", id],
+            &with_image,
+        ] {
+            assert_eq!(said(bundle.command(args)), rebooted, "{args:?}");
+        }
+        assert_eq!(said(bundle.making("create", &[])), rebooted, "create");
+    };
+    let boot = value("/proc/sys/kernel/random/boot_id").expect("boot_id");
+    fs::write(&file, saved.replace(&boot, "another")).expect("change it");
+    of_stopped(true);
+    // A create that a power cut has ended is taken for none by the next one; before it nobody can start it.
+    let creating = saved.replace(&boot, "another").replace("\"creating\":false", "\"creating\":true");
+    assert!(creating.contains("\"creating\":true"), "{creating}");
+    fs::write(&file, creating).expect("change it");
+    assert!(said(bundle.command(&["start", id])));
+    fs::write(&file, saved).expect("restore it");
+    bundle.on("kill", &["KILL"]).well();
+    bundle.await_status("stopped");
+    of_stopped(false);
+}
+
+#[test]
 fn the_state_is_roots_alone_and_ids_cant_leave_it() {
     use std::os::unix::fs::PermissionsExt;
     let bundle = Bundle::sleeper();

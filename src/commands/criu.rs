@@ -132,7 +132,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs, global: &Global) -> anyhow::Resu
         Status::Running | Status::Paused => {}
         status => {
             let text = format!("Container cannot be checkpointed in {} state", status.as_str());
-            anyhow::bail!(Error::new(text));
+            anyhow::bail!(state.explained(Error::new(text)));
         }
     }
     let goes_on = args.leave_running || args.pre_dump;

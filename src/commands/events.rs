@@ -33,7 +33,7 @@ pub(super) fn run(args: &EventsArgs, global: &Global) -> anyhow::Result<i32> {
     let dir = global.store().open(&args.id)?;
     let interval = duration(&args.interval)?;
     let state = dir.read()?;
-    let stopped = || Error::new(format!("container with id {} is not running", state.id));
+    let stopped = || state.explained(Error::new(format!("container with id {} is not running", state.id)));
     if state.status(&dir)? == Status::Stopped {
         anyhow::bail!(stopped());
     }

@@ -134,8 +134,8 @@ fn enterable(args: &ExecArgs, state: &State, status: Status) -> Result<()> {
         Status::Paused => {
             Err(Error::new("cannot exec in a paused container").hint("--ignore-paused enters it all the same"))
         }
-        Status::Stopped => Err(Error::new("cannot exec in a stopped container")),
-        Status::Creating => Err(Error::new(format!("container {} is still being created", state.id))),
+        Status::Stopped => Err(state.explained(Error::new("cannot exec in a stopped container"))),
+        Status::Creating => Err(state.explained(Error::new(format!("container {} is still being created", state.id)))),
     }
 }
 

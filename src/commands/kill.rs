@@ -36,7 +36,7 @@ pub(super) fn run(args: &KillArgs, global: &Global) -> anyhow::Result<i32> {
         return Ok(0);
     }
     let Some(process) = state.process()? else {
-        anyhow::bail!(Error::new("container not running"));
+        anyhow::bail!(state.explained(Error::new("container not running")));
     };
     send(process.as_fd(), signal)?;
     // A frozen process takes its signal only when it is thawed; SIGKILL must not wait for that (runc).

@@ -26,7 +26,7 @@ pub(super) fn pause(args: &PauseArgs, global: &Global) -> anyhow::Result<i32> {
     let state = dir.read()?;
     match state.status(&dir)? {
         Status::Running | Status::Created => cgroup(&state)?.freeze(Instant::now() + DEADLINE)?,
-        _ => anyhow::bail!(Error::new("container not running")),
+        _ => anyhow::bail!(state.explained(Error::new("container not running"))),
     }
     Ok(0)
 }
@@ -38,7 +38,7 @@ pub(super) fn resume(args: &PauseArgs, global: &Global) -> anyhow::Result<i32> {
     match state.process()?.is_some().then(|| cgroup(&state)).transpose()? {
         // A container that was paused before its start has the status created, and is frozen all the same.
         Some(cgroup) if cgroup.frozen()? => cgroup.thaw(Instant::now() + DEADLINE)?,
-        _ => anyhow::bail!(Error::new("container not paused")),
+        _ => anyhow::bail!(state.explained(Error::new("container not paused"))),
     }
     Ok(0)
 }

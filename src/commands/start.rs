@@ -25,9 +25,13 @@ pub(super) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<i32> {
     let state = dir.read()?;
     match state.status(&dir)? {
         Status::Created => {}
-        Status::Stopped => anyhow::bail!(Error::new("cannot start a container that has stopped")),
+        Status::Stopped => {
+            anyhow::bail!(state.explained(Error::new("cannot start a container that has stopped")))
+        }
         Status::Running | Status::Paused => anyhow::bail!(Error::new("cannot start an already running container")),
-        Status::Creating => anyhow::bail!(Error::new("cannot start a container in the creating state")),
+        Status::Creating => {
+            anyhow::bail!(state.explained(Error::new("cannot start a container in the creating state")))
+        }
     }
     let bundle = state.bundle.clone();
     let manager = notify::manager().filter(|_| dir.has(c"notify"));

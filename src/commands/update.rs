@@ -88,8 +88,10 @@ pub(super) fn run(args: &UpdateArgs, global: &Global) -> anyhow::Result<i32> {
     };
     match state.status(&dir)? {
         Status::Created | Status::Running | Status::Paused => {}
-        Status::Stopped => anyhow::bail!(Error::new("container not running")),
-        Status::Creating => anyhow::bail!(Error::new(format!("container {} is still being created", state.id))),
+        Status::Stopped => anyhow::bail!(state.explained(Error::new("container not running"))),
+        Status::Creating => {
+            anyhow::bail!(state.explained(Error::new(format!("container {} is still being created", state.id))))
+        }
     }
     let cgroup = super::pause::cgroup(&state)?;
     if ["kernel", "kernelTCP"].into_iter().any(|key| !resources["memory"][key].is_null()) {
