@@ -96,7 +96,7 @@ fn outside(line: &str, id: u32) -> Option<u32> {
 }
 
 /// The initial user namespace has a fixed inode number (`PROC_USER_INIT_INO`, since 3.8).
-fn in_initial_userns() -> bool {
+pub(crate) fn in_initial_userns() -> bool {
     const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
     std::fs::metadata("/proc/self/ns/user").is_ok_and(|meta| meta.ino() == PROC_USER_INIT_INO)
 }

@@ -50,6 +50,39 @@ fn a_masked_outer_procfs_is_named_when_a_new_one_is_refused() {
     assert!(said.contains("something masked in the outer /proc or /sys forbids it"), "{said}");
 }
 
+/// `command` by a process for which this call fails with EPERM, as an outer runtime's seccomp profile has it.
+fn under_a_filter(call: i64, run: impl FnOnce() -> common::Outcome + Send) -> common::Outcome {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let filter = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    // It is the filter of one thread, and of whom that thread starts.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+            orlop::sys::seccomp(libc::SECCOMP_SET_MODE_FILTER, 0, &program).expect("load the filter");
+            run()
+        });
+        thread.join().expect("the thread")
+    })
+}
+
+#[test]
+fn a_seccomp_filter_on_the_runtime_itself_is_named() {
+    const WORDS: &str = "the runtime itself runs under a seccomp filter";
+    for (call, place) in [(libc::SYS_fsopen, "/mounts/0"), (libc::SYS_pivot_root, "operation not permitted")] {
+        let bundle = Bundle::new();
+        let said = under_a_filter(call, || bundle.run()).fails(place);
+        assert!(said.contains(WORDS) && !said.contains("user namespace"), "{said}");
+    }
+    // A reason that is known comes first.
+    let said = under_a_filter(libc::SYS_fsopen, || Bundle::new().with_user().run()).fails("/mounts/0");
+    assert!(said.contains("in a user namespace"), "{said}");
+}
+
 /// The quota is the kernel's, for the whole host, so strace(1) answers in its place.
 #[test]
 fn a_keyring_quota_that_is_used_up_is_named() {

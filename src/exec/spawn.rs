@@ -186,7 +186,9 @@ fn clone_error(plan: &Plan, errno: Errno) -> Error {
         Errno::EPERM => {
             let root = nix::unistd::geteuid().is_root();
             let missing = explain::lacks(caps::Capability::CAP_SYS_ADMIN).filter(|_| root);
-            error.hint(missing.unwrap_or_else(|| NO_USERNS.to_owned()))
+            let confined =
+                || explain::confined().map_or_else(|| NO_USERNS.to_owned(), |by| format!("{NO_USERNS}; or {by}"));
+            error.hint(missing.unwrap_or_else(confined))
         }
         Errno::ENOSPC => error.hint("a limit of user.max_*_namespaces is reached"),
         Errno::EAGAIN => error.hint("pids.max of a cgroup above, or RLIMIT_NPROC, is reached"),

@@ -19,7 +19,53 @@ pub(super) fn of(plan: &Plan, op: &Op, failure: &Failure) -> Option<String> {
         return Some(closed.to_owned());
     }
     let missing = needed(op).filter(|_| errno == Errno::EPERM && !in_userns(plan)).and_then(lacks);
-    missing.or_else(|| by_operation(op, errno).map(str::to_owned))
+    if missing.is_some() {
+        return missing;
+    }
+    let inside = in_userns(plan) || !crate::host::in_initial_userns();
+    let known = by_operation(op, errno).or_else(|| by_user_namespace(op, errno).filter(|_| inside)).map(str::to_owned);
+    let refused = matches!(errno, Errno::EPERM | Errno::EACCES) && needed(op).is_some();
+    known.or_else(|| confined().filter(|_| refused))
+}
+
+/// The words for what has the runtime itself in hand and may refuse what its capabilities allow: an LSM, and a seccomp filter.
+pub fn confined() -> Option<String> {
+    let label = std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+    let label = label.trim_end_matches(['\n', '\0']);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    by_surroundings(label, status.lines().any(|line| line == "Seccomp:\t2"))
+}
+
+fn by_surroundings(label: &str, filter: bool) -> Option<String> {
+    // "kernel" is what SELinux says without a policy; what its targeted policy lets do as it likes has "unconfined" in it.
+    let lsm = (!label.is_empty() && label != "kernel" && !label.contains("unconfined")).then(|| {
+        format!("the runtime itself is confined by the LSM label {label:?}, which may refuse this: the audit log tells")
+    });
+    let filter = filter.then_some(
+        "the runtime itself runs under a seccomp filter, such as a container's or SystemCallFilter=, which may refuse this",
+    );
+    match (lsm, filter) {
+        (Some(lsm), Some(filter)) => Some(format!("{lsm}; {filter}")),
+        (lsm, filter) => lsm.or(filter.map(str::to_owned)),
+    }
+}
+
+/// The words for what is refused only in a user namespace.
+fn by_user_namespace(op: &Op, errno: Errno) -> Option<&'static str> {
+    let Op::Mount(mount) = op else { return None };
+    match (&mount.source, errno) {
+        (Source::New { kind, .. }, Errno::EPERM) if [c"proc", c"sysfs"].contains(&kind.as_c_str()) => Some(
+            "in a user namespace a new procfs or sysfs must not show more than those mounted already: something masked \
+             in the outer /proc or /sys forbids it; bind the outer one instead",
+        ),
+        (Source::New { .. }, Errno::EPERM) => {
+            Some("in a user namespace the kernel mounts only some types of file systems (user_namespaces(7))")
+        }
+        (Source::Bind(_), Errno::EACCES) => {
+            Some("the way to the source must be passable for the ids of the user namespace")
+        }
+        _ => None,
+    }
 }
 
 /// The words for a call that the container's own filter answers with this errno, once it is loaded.
@@ -101,14 +147,7 @@ fn by_operation(op: &Op, errno: Errno) -> Option<&'static str> {
         (Op::Mount(mount), Errno::ENOENT) if matches!(mount.source, Source::Bind(_)) => {
             "the source does not exist on the host"
         }
-        (Op::Mount(mount), Errno::EACCES) if matches!(mount.source, Source::Bind(_)) => {
-            "the way to the source must be passable for the ids of the user namespace"
-        }
         (Op::Mount(_), Errno::ENODEV) => "the kernel has no such file system",
-        (Op::Mount(_), Errno::EPERM) => {
-            "in a user namespace a new procfs or sysfs must not show more than those mounted already: something masked \
-             in the outer /proc or /sys forbids it; bind the outer one instead"
-        }
         (Op::Mount(mount), Errno::EINVAL) if owned(mount) => {
             "gid= and uid= must be ids that the user namespace maps; without them the file system is root's"
         }
@@ -162,4 +201,19 @@ fn by_operation(op: &Op, errno: Errno) -> Option<&'static str> {
         _ => return None,
     };
     Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_surroundings;
+
+    #[test]
+    fn what_confines_the_runtime_is_named_and_nothing_else() {
+        for label in ["", "unconfined", "kernel", "unconfined_u:unconfined_r:unconfined_t:s0"] {
+            assert_eq!(by_surroundings(label, false), None, "{label}");
+        }
+        let said = by_surroundings("docker-default (enforce)", true).unwrap();
+        assert!(said.contains("LSM label \"docker-default (enforce)\"") && said.contains("seccomp filter"), "{said}");
+        assert!(!by_surroundings("unconfined", true).unwrap().contains("LSM"));
+    }
 }
