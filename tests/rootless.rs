@@ -322,20 +322,56 @@ fn subordinate_ids_are_mapped_by_newuidmap() {
         }
         config["process"]["user"] = json!({"uid": 5, "gid": 5});
     });
-    let said = by_newuidmap(&mine, "700000:1000").well();
+    let said = by_newuidmap(&mine, &format!("{USER}:700000:1000\n"), PATH).well();
     let words: Vec<_> = said.split_whitespace().collect();
     assert_eq!(words, ["0", &USER.to_string(), "1", "1", "700000", "1000", "5"], "{said}");
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(mine.bundle.rootfs("tmp/by-5")).expect("made").uid(), 700_004);
     // Others than are asked for.
-    let said = by_newuidmap(&mine, "800000:1000").fails("map the ids by newgidmap: gid range");
-    assert!(said.contains("/etc/subgid") && said.contains("/linux/gidMappings"), "{said}");
+    for others in [format!("{USER}:800000:1000\n"), String::new(), "somebody:700000:1000\n".to_owned()] {
+        let said = by_newuidmap(&mine, &others, PATH).fails("map the ids by newgidmap: gid range");
+        assert!(said.contains("/etc/subgid") && said.contains("/linux/gidMappings"), "{others}: {said}");
+        nothing_left(&mine);
+    }
+    // Groups need none here, so that users are the first.
+    let mine = mine.edit(|config| {
+        config["linux"]["gidMappings"] = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+        config["process"]["user"] = json!({"uid": 5, "gid": 0});
+    });
+    let said = by_newuidmap(&mine, "", PATH).fails("map the ids by newuidmap: uid range");
+    assert!(said.contains("/etc/subuid") && said.contains("/linux/uidMappings"), "{said}");
+    nothing_left(&mine);
 }
 
-/// `orlop run` by an ordinary user who has these subordinate ids.
-fn by_newuidmap(mine: &Mine, range: &str) -> common::Outcome {
+#[test]
+fn without_newuidmap_the_package_that_has_it_is_named() {
+    let one = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
+    let two = json!([one[0], {"containerID": 1, "hostID": 700_000, "size": 1000}]);
+    for (program, uids, gids, place) in
+        [("newuidmap", &two, &one, "/linux/uidMappings"), ("newgidmap", &one, &two, "/linux/gidMappings")]
+    {
+        let mine = Mine::new(&["true"]).edit(|config| {
+            config["linux"]["uidMappings"] = uids.clone();
+            config["linux"]["gidMappings"] = gids.clone();
+        });
+        let said =
+            by_newuidmap(&mine, &format!("{USER}:700000:1000\n"), "/nonexistent").fails(&format!("run {program}"));
+        assert!(said.contains("package uidmap") && said.contains(place), "{said}");
+        nothing_left(&mine);
+    }
+}
+
+/// Where newuidmap is.
+const PATH: &str = "/usr/bin";
+
+fn nothing_left(mine: &Mine) {
+    assert_eq!(fs::read_dir(mine.runtime.join("orlop")).map_or(0, Iterator::count), 0);
+}
+
+/// `orlop run` by an ordinary user where the files of subordinate ids are `subids`, and programs are found by `path`.
+fn by_newuidmap(mine: &Mine, subids: &str, path: &str) -> common::Outcome {
     let ranges = mine.bundle.dir.join("subids");
-    fs::write(&ranges, format!("{USER}:{range}\n")).expect("ranges");
+    fs::write(&ranges, subids).expect("ranges");
     let passwd = mine.bundle.dir.join("passwd");
     let known = value("/etc/passwd").expect("passwd") + &format!("\norlop-test:x:{USER}:{USER}::/:/bin/sh\n");
     fs::write(&passwd, known).expect("passwd");
@@ -344,7 +380,7 @@ fn by_newuidmap(mine: &Mine, range: &str) -> common::Outcome {
         binds += &format!("mount --bind {} {to} && ", from.display());
     }
     let line = format!(
-        "{binds} exec setpriv --reuid={USER} --regid={USER} --clear-groups '{}' run --bundle '{}' {}",
+        "{binds} exec setpriv --reuid={USER} --regid={USER} --clear-groups env PATH={path} '{}' run --bundle '{}' {}",
         common::ORLOP,
         mine.bundle.dir.display(),
         mine.bundle.id
