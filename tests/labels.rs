@@ -18,10 +18,15 @@ struct Profile(String);
 
 impl Profile {
     fn load(bundle: &Bundle) -> Self {
+        Self::with(bundle, "mount,\n  deny /secret/** rwklx,")
+    }
+
+    /// One that allows all but mounts, and these rules.
+    fn with(bundle: &Bundle, rules: &str) -> Self {
         let name = bundle.id.clone();
         let text = format!(
-            "profile {name} flags=(attach_disconnected,mediate_deleted) {{\n  file,\n  capability,\n  network,\n  mount,\n  \
-             signal,\n  ptrace,\n  unix,\n  deny /secret/** rwklx,\n}}\n"
+            "profile {name} flags=(attach_disconnected,mediate_deleted) {{\n  file,\n  capability,\n  network,\n  signal,\n  \
+             ptrace,\n  unix,\n  {rules}\n}}\n"
         );
         let file = bundle.dir.join("profile");
         fs::write(&file, text).expect("a profile");
@@ -85,6 +90,21 @@ fn a_profile_that_is_not_loaded_is_an_error() {
     let bundle = Bundle::new().edit(|config| config["process"]["apparmorProfile"] = json!("no-such-profile"));
     let said = bundle.run().fails("/process/apparmorProfile");
     assert!(said.contains("no profile of this name is loaded"), "{said}");
+}
+
+/// As a runtime in a container of another one: it may mount by its capabilities, and may not by its label.
+#[test]
+#[ignore = "needs AppArmor, which the machine has"]
+fn a_profile_that_keeps_the_runtime_itself_from_mounts_is_named() {
+    let bundle = Bundle::new();
+    let profile = Profile::with(&bundle, "deny mount,\n  deny pivot_root,");
+    let mut command = Command::new("sh");
+    command.args(["-c", "printf 'exec %s' \"$0\" >/proc/self/attr/apparmor/exec && exec \"$@\"", &profile.0]);
+    let run = bundle.making("run", &[]);
+    command.arg(run.get_program()).args(run.get_args()).stdin(std::process::Stdio::null());
+    let said = common::outcome(command).fails("permission denied");
+    assert!(said.contains(&format!("LSM label \"{} (enforce)\"", profile.0)), "{said}");
+    assert!(!said.contains("user namespace"), "{said}");
 }
 
 #[test]
