@@ -253,6 +253,31 @@ fn long_options_with_one_dash_and_repeated_global_ones_are_taken() {
 }
 
 #[test]
+fn boolean_options_take_the_values_that_go_takes() {
+    let bundle = Bundle::sleeper();
+    let with = |arguments: &[&str]| outcome(bundle.command(arguments));
+    with(&["--systemd-cgroup=false", "-debug=F", "--rootless", "false", "list", "-q=true"]).well();
+    outcome(bundle.making("run", &["--debug", "--debug=0", "--detach=T", "-keep=1"])).well();
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(with(&["list", "-q=True"]).well(), bundle.id);
+    assert!(with(&["list", "--quiet", "-quiet=FALSE"]).well().starts_with("ID "));
+    // What follows the id is the program's, whatever it looks like.
+    let echo = ["exec", "--tty=false", "-t=f", &bundle.id, "echo", "--force=true", "-tty=false", "--rootless", "true"];
+    assert_eq!(with(&echo).well(), "--force=true -tty=false --rootless true");
+    with(&["delete", "--force=f", &bundle.id]).fails("is not stopped");
+    with(&["delete", "-f=maybe", &bundle.id]).fails("a boolean is true or false");
+    with(&["delete", "--force=true", &bundle.id]).well();
+    assert!(!bundle.state_dir().exists());
+}
+
+#[test]
+fn an_unknown_command_has_runcs_status() {
+    for (arguments, status) in [(&["foo"] as &[&str], 3), (&["exec"], 1), (&["list", "--foo"], 1), (&["--foo"], 1)] {
+        assert_eq!(outcome(Bundle::new().command(arguments)).code, Some(status), "{arguments:?}");
+    }
+}
+
+#[test]
 fn the_log_gets_exactly_one_json_object() {
     let bundle = Bundle::new().args(&["/nonexistent"]);
     let log = bundle.dir.join("log.json");

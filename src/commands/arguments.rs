@@ -1,17 +1,50 @@
 //! Words of the command line that runc takes and clap does not: long options with one dash (`-no-subreaper`), as Go's
-//! flag packages have them.
+//! flag packages have them, a word of its own for the value of `--rootless`, and values of boolean options.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 
-/// Gives long options with one dash their second one, up to the words that belong to an `exec`ed program.
+use clap::{Arg, ArgAction, Command};
+
+/// Whether an option has its value in the same word, as `--tty=false`: nearly no call does, and what [`with_booleans`] does
+/// is not done for the others.
+pub(super) fn have_values(words: &[OsString]) -> bool {
+    words.iter().map(|word| word.as_encoded_bytes()).any(|word| word.first() == Some(&b'-') && word.contains(&b'='))
+}
+
+/// The command with boolean options that take a value, too. The help does not say so.
+pub(super) fn with_booleans(command: Command) -> Command {
+    let boolean = |argument: Arg| match argument.get_action() {
+        ArgAction::SetTrue => argument
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(boolean),
+        _ => argument,
+    };
+    command.mut_args(boolean).mut_subcommands(with_booleans)
+}
+
+/// What Go's `strconv.ParseBool` takes.
+fn boolean(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err("a boolean is true or false"),
+    }
+}
+
+/// Gives long options with one dash their second one and joins `--rootless` with its value, up to the words that belong to
+/// an `exec`ed program.
 pub(super) fn normalise(words: Vec<OsString>) -> Vec<OsString> {
     let single = |word: &OsString| {
         let bytes = word.as_encoded_bytes();
         bytes.len() > 2 && bytes[0] == b'-' && bytes[1] != b'-'
     };
     // Nearly every call has none: the table of options is not made for it.
-    if words.iter().any(single) { Scan::new().all(words) } else { words }
+    if words.iter().any(|word| single(word) || word == "--rootless") { Scan::new().all(words) } else { words }
 }
 
 struct Scan {
@@ -19,18 +52,31 @@ struct Scan {
     positionals: usize,
     is_exec: bool,
     value_follows: bool,
+    rootless: bool,
     done: bool,
 }
 
 impl Scan {
     fn new() -> Self {
-        Self { options: options(), positionals: 0, is_exec: false, value_follows: false, done: false }
+        Self { options: options(), positionals: 0, is_exec: false, value_follows: false, rootless: false, done: false }
     }
 
     fn all(mut self, words: Vec<OsString>) -> Vec<OsString> {
         let mut words = words.into_iter();
-        let first = words.next();
-        first.into_iter().chain(words.map(|word| self.word(word))).collect()
+        let mut all: Vec<OsString> = words.next().into_iter().collect();
+        for word in words {
+            if std::mem::take(&mut self.rootless)
+                && word.to_str().is_some_and(|text| text == "auto" || boolean(text).is_ok())
+            {
+                all.pop();
+                let mut joined = OsString::from("--rootless=");
+                joined.push(word);
+                all.push(joined);
+            } else {
+                all.push(self.word(word));
+            }
+        }
+        all
     }
 
     fn word(&mut self, word: OsString) -> OsString {
@@ -45,6 +91,7 @@ impl Scan {
         let bare = name.trim_start_matches('-').split('=').next().unwrap_or_default();
         let Some(takes_value) = self.options.get(bare) else { return word };
         self.value_follows = *takes_value && !text.contains('=');
+        self.rootless = bare == "rootless" && !text.contains('=');
         if text.starts_with("--") || bare.len() == 1 { word } else { OsString::from(format!("-{text}")) }
     }
 
@@ -82,6 +129,16 @@ mod tests {
     fn long_options_with_one_dash_get_their_second() {
         let given = words("orlop -root /r -log-format=json run -no-subreaper -bundle -b id");
         assert_eq!(normalise(given), words("orlop --root /r --log-format=json run --no-subreaper --bundle -b id"));
+    }
+
+    #[test]
+    fn rootless_takes_its_value_from_the_next_word() {
+        let given = words("orlop --rootless T -rootless auto -log --rootless list");
+        assert_eq!(normalise(given), words("orlop --rootless=T --rootless=auto --log --rootless list"));
+        let given = words("orlop --rootless list --rootless");
+        assert_eq!(normalise(given.clone()), given, "without one it is true");
+        let given = words("orlop exec id sh --rootless true -debug=false");
+        assert_eq!(normalise(given.clone()), given, "the program's");
     }
 
     #[test]

@@ -77,7 +77,9 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RootlessArg {
     Auto,
+    #[value(aliases = ["1", "t", "T", "TRUE", "True"])]
     True,
+    #[value(aliases = ["0", "f", "F", "FALSE", "False"])]
     False,
 }
 
@@ -108,6 +110,7 @@ struct Verb {
     name: &'static str,
     about: &'static str,
     options: fn(clap::Command) -> clap::Command,
+    with_booleans: fn(clap::Command) -> clap::Command,
     run: fn(&ArgMatches, &Global) -> anyhow::Result<i32>,
 }
 
@@ -117,6 +120,7 @@ macro_rules! verbs {
             name: $name,
             about: $about,
             options: |command| <$args as Args>::augment_args(command).about($about).long_about(None),
+            with_booleans: |command| arguments::with_booleans(<$args as Args>::augment_args(command)),
             run: |matches, global| $run(&<$args as FromArgMatches>::from_arg_matches(matches)?, global),
         }),*]
     };
@@ -153,7 +157,8 @@ const ENTERING: &[&str] = &["create", "run", "exec"];
 pub fn main() -> i32 {
     let words: Vec<std::ffi::OsString> = std::env::args_os().collect();
     let words = arguments::normalise(words);
-    let parsed = command_line().try_get_matches_from(words).and_then(|matches| {
+    let command = if arguments::have_values(&words) { with_booleans() } else { command_line() };
+    let parsed = command.try_get_matches_from(words).and_then(|matches| {
         let global = Global::from_arg_matches(&matches)?;
         Ok((matches, global))
     });
@@ -165,7 +170,9 @@ pub fn main() -> i32 {
                 // podman asks so whether restore has --lsm-profile, and looks for these words of runc's.
                 log::warn("flag needs an argument");
             }
-            return i32::from(error.use_stderr());
+            // runc's status where there is no such command.
+            let unknown = error.kind() == clap::error::ErrorKind::InvalidSubcommand;
+            return if unknown { 3 } else { i32::from(error.use_stderr()) };
         }
     };
     if global.version {
@@ -221,9 +228,20 @@ fn version() -> String {
 
 /// The whole command line as clap knows it, for completions, man pages and tests.
 pub fn command_line() -> clap::Command {
-    let root = clap::Command::new("orlop").about(ABOUT).long_about(LONG_ABOUT).args_override_self(true);
-    let root = Global::augment_args(root.disable_version_flag(true)).about(ABOUT).long_about(LONG_ABOUT);
     let verb =
         |verb: &Verb| clap::Command::new(verb.name).about(verb.about).args_override_self(true).defer(verb.options);
-    root.subcommands(VERBS.iter().map(verb))
+    root().subcommands(VERBS.iter().map(verb))
+}
+
+/// The same where boolean options may have a value.
+fn with_booleans() -> clap::Command {
+    let verb = |verb: &Verb| {
+        clap::Command::new(verb.name).about(verb.about).args_override_self(true).defer(verb.with_booleans)
+    };
+    arguments::with_booleans(root()).subcommands(VERBS.iter().map(verb))
+}
+
+fn root() -> clap::Command {
+    let root = clap::Command::new("orlop").about(ABOUT).long_about(LONG_ABOUT).args_override_self(true);
+    Global::augment_args(root.disable_version_flag(true)).about(ABOUT).long_about(LONG_ABOUT)
 }
