@@ -4,6 +4,7 @@ mod common;
 #[path = "common/rounds.rs"]
 mod rounds;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -92,6 +93,11 @@ fn state_has_runcs_fields() {
     let bundle = Bundle::sleeper().edit(|config| config["annotations"] = json!({"org.example.b": "2", "a": "1"}));
     bundle.up();
     let state = bundle.state();
+    // CRI-O decodes it into a structure of its own, where other names would mean something else.
+    let keys: Vec<_> =
+        state.as_object().expect("an object").keys().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
+    let runcs = ["annotations", "bundle", "created", "id", "ociVersion", "owner", "pid", "rootfs", "status"];
+    assert_eq!(keys, runcs);
     assert_eq!(state["ociVersion"], bundle.config["ociVersion"]);
     assert_eq!(state["id"], bundle.id);
     assert_eq!(state["status"], "running");
@@ -122,6 +128,17 @@ fn list_shows_what_there_is_in_each_form() {
     let pid = bundle.pid().to_string();
     let table = outcome(bundle.command(&["list"])).well();
     let (title, line) = table.split_once('\n').expect("two lines");
+    // Byte for byte as Go's tabwriter has it: at least twelve wide, three spaces after the widest, none at the end.
+    let (cell, state) =
+        (|key: &str| bundle.state()[key].as_str().expect("text").to_owned(), bundle.dir.to_str().unwrap());
+    let row =
+        [bundle.id.clone(), pid.clone(), "running".to_owned(), state.to_owned(), cell("created"), "root".to_owned()];
+    let titles = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"];
+    let padded = |words: [&str; 6]| -> String {
+        let width = |at: usize| if at == 5 { 0 } else { row[at].len().max(9) + 3 };
+        words.iter().enumerate().map(|(at, word)| format!("{word:<0$}", width(at))).collect()
+    };
+    assert_eq!((title.to_owned(), line.to_owned()), (padded(titles), padded(row.each_ref().map(String::as_str))));
     assert_eq!(title.split_whitespace().collect::<Vec<_>>(), ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
     let cells: Vec<_> = line.split_whitespace().collect();
     assert_eq!(&cells[..4], [&bundle.id, &pid, "running", bundle.dir.to_str().unwrap()]);
@@ -268,6 +285,26 @@ fn boolean_options_take_the_values_that_go_takes() {
     with(&["delete", "-f=maybe", &bundle.id]).fails("a boolean is true or false");
     with(&["delete", "--force=true", &bundle.id]).well();
     assert!(!bundle.state_dir().exists());
+}
+
+#[test]
+fn kill_all_of_a_stopped_container_is_no_error() {
+    let bundle = Bundle::new();
+    bundle.up();
+    bundle.await_status("stopped");
+    bundle.on("kill", &["--all", "KILL"]).well();
+}
+
+#[test]
+fn features_say_nothing_on_standard_error() {
+    let features = outcome(Bundle::new().command(&["features"]));
+    assert_eq!((features.code, features.stderr().as_str()), (Some(0), ""));
+    let features: Value = serde_json::from_str(&features.stdout()).expect("JSON");
+    assert!(
+        ["ociVersionMin", "ociVersionMax"]
+            .iter()
+            .all(|key| features[key].as_str().is_some_and(|text| !text.is_empty()))
+    );
 }
 
 #[test]
