@@ -457,3 +457,15 @@ fn what_is_mounted_on_proc_inside_changes_nothing() {
     let by_path = inside.iter().find(|line| line.contains("\"/proc") && !line.contains("O_RDONLY"));
     assert_eq!(by_path, None, "{log}");
 }
+
+#[test]
+fn no_new_privs_is_set_where_it_is_asked_for() {
+    let bundle = Bundle::sleeper().edit(|config| config["process"]["noNewPrivileges"] = false.into());
+    bundle.up().well();
+    let inside = |options: &[&str]| {
+        let arguments = [&["exec"], options, &[&bundle.id, "grep", "NoNewPrivs", "/proc/self/status"]].concat();
+        common::outcome(bundle.command(&arguments)).well()
+    };
+    assert_eq!(inside(&[]), "NoNewPrivs:\t0");
+    assert_eq!(inside(&["--no-new-privs"]), "NoNewPrivs:\t1");
+}

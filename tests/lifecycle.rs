@@ -627,6 +627,7 @@ fn spec_writes_a_config_that_runs_and_overwrites_none() {
     outcome(command).well();
     let mut written: Value = serde_json::from_slice(&fs::read(&config).expect("config.json")).expect("JSON");
     assert_eq!(written["process"]["args"], json!(["sh"]));
+    assert_eq!(written["process"]["terminal"], true);
     written["process"]["terminal"] = json!(false);
     fs::write(&config, written.to_string()).expect("write");
     bundle.run().well();
