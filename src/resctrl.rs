@@ -3,6 +3,8 @@
 //!
 //! Every change is made under flock(2) of the root, as the kernel's documentation asks of all programs.
 
+mod stats;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::plan::IntelRdt;
+
+pub use stats::Stats;
 
 /// Where a container's processes are, for `exec` and `delete`.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]

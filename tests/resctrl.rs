@@ -116,6 +116,44 @@ fn created(tree: &Tree) -> Outcome {
     created
 }
 
+fn events_show_what_the_group_has_and_has_used() {
+    let tree = Tree::new(json!({"closID": "shared", "enableMonitoring": true}), "sleep 1000");
+    let write = |path: PathBuf, text: &str| {
+        fs::create_dir_all(path.parent().expect("a directory")).expect("mkdir");
+        fs::write(path, text).expect("a file of the tree");
+    };
+    for (file, text) in [
+        ("info/L3/cbm_mask", "fff"),
+        ("info/L3/min_cbm_bits", "2"),
+        ("info/L3/num_closids", "16"),
+        ("schemata", "    L3:0=fff;1=fff\n"),
+    ] {
+        write(tree.root.join(file), text);
+    }
+    let class = tree.class("shared");
+    write(class.join("schemata"), "    L3:0=f;1=f\n");
+    let monitor = class.join("mon_groups").join(&tree.bundle.id);
+    created(&tree);
+    for (domain, total, local, occupied) in [("00", "5", "4", "3"), ("01", "Unavailable", "1", "2")] {
+        let directory = monitor.join(format!("mon_data/mon_L3_{domain}"));
+        write(directory.join("mbm_total_bytes"), total);
+        write(directory.join("mbm_local_bytes"), local);
+        write(directory.join("llc_occupancy"), occupied);
+    }
+    tree.bundle.start();
+    let line: Value = serde_json::from_str(&tree.bundle.on("events", &["--stats"]).well()).expect("JSON");
+    let expected = json!({
+        "l3_cache_info": { "cbm_mask": "fff", "min_cbm_bits": 2, "num_closids": 16 },
+        "l3_cache_schema_root": "L3:0=fff;1=fff",
+        "l3_cache_schema": "L3:0=f;1=f",
+        "mbm_stats": [{ "mbm_total_bytes": 5, "mbm_local_bytes": 4 }, { "mbm_total_bytes": 0, "mbm_local_bytes": 1 }],
+        "cmt_stats": [{ "llc_occupancy": 3 }, { "llc_occupancy": 2 }],
+    });
+    assert_eq!(line["data"]["intel_rdt"], expected);
+    fs::remove_dir_all(monitor.join("mon_data")).expect("as rmdir(2) takes them");
+    tree.end(&[&monitor]);
+}
+
 fn the_group_is_the_containers_own_from_create_to_delete() {
     let tree = Tree::new(json!({"l3CacheSchema": "L3:0=f"}), "cat /resctrl/*/tasks; sleep 1000");
     let own = tree.own();
@@ -250,6 +288,7 @@ fn main() {
     }
     let cases = cases![
         the_group_is_the_containers_own_from_create_to_delete,
+        events_show_what_the_group_has_and_has_used,
         a_class_is_joined_and_stays_but_for_the_containers_monitoring_group,
         a_class_that_the_container_made_stays_as_long_as_another_is_in_it,
         a_create_that_fails_leaves_no_group,

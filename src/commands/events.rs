@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::Global;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::resctrl;
 use crate::state::Status;
 
 /// `events`.
@@ -38,7 +39,8 @@ pub(super) fn run(args: &EventsArgs, global: &Global) -> anyhow::Result<i32> {
         anyhow::bail!(stopped());
     }
     let process = state.process()?.ok_or_else(stopped)?;
-    let watch = Watch { id: &state.id, cgroup: super::pause::cgroup(&state)?, process: process.as_fd() };
+    let cgroup = super::pause::cgroup(&state)?;
+    let watch = Watch { id: &state.id, cgroup, resctrl: state.resctrl.as_ref(), process: process.as_fd() };
     let ended = if args.stats { watch.stats() } else { watch.until_the_end(interval) };
     match ended {
         // Whoever reads has heard enough.
@@ -51,6 +53,7 @@ pub(super) fn run(args: &EventsArgs, global: &Global) -> anyhow::Result<i32> {
 struct Watch<'a> {
     id: &'a str,
     cgroup: Cgroup,
+    resctrl: Option<&'a resctrl::Group>,
     process: std::os::fd::BorrowedFd<'a>,
 }
 
@@ -64,8 +67,12 @@ impl Watch<'_> {
     }
 
     fn stats(&self) -> Result<()> {
-        let stats = serde_json::to_value(self.cgroup.stats()?);
-        self.say("stats", Some(stats.map_err(|error| Error::new(format!("encode the statistics: {error}")))?))
+        let failed = |error| Error::new(format!("encode the statistics: {error}"));
+        let mut stats = serde_json::to_value(self.cgroup.stats()?).map_err(failed)?;
+        if let Some(group) = self.resctrl {
+            stats["intel_rdt"] = serde_json::to_value(resctrl::Stats::of(group)).map_err(failed)?;
+        }
+        self.say("stats", Some(stats))
     }
 
     /// Statistics at each interval, and a line for each rise of the count of kills, until the first process has ended.
