@@ -38,7 +38,10 @@ fn whole(bundle: &Bundle, facts: &HostFacts, systemd_cgroup: bool, findings: &mu
     let turns = 8 + spec.mounts().iter().flatten().count();
     for _ in 0..turns {
         let error = match plan::create(&spec, &bundle.dir, facts, &options) {
-            Ok(plan) => return plan.warnings.iter().for_each(|warning| findings.warning(of_warning(warning))),
+            Ok(plan) => {
+                let all = plan.warnings.iter().chain(&plan.notes);
+                return all.for_each(|warning| findings.warning(of_warning(warning)));
+            }
             Err(error) => error,
         };
         let pointer = error.pointer.clone().unwrap_or_default();

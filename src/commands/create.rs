@@ -260,7 +260,8 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let spec = &prepared.bundle.spec;
     let started = tell(common, &container, pidfd_socket).and_then(|()| super::start::poststart(spec, &container.state));
     let container = finish_or_undo(container, started)?;
-    super::log::warnings(global, &container.warnings, foreground);
+    let notes: &[String] = if foreground { &prepared.plan.notes } else { &[] };
+    super::log::warnings(global, &[&container.warnings, notes].concat(), foreground);
     Ok(see_through(container, spec, console, signals, args.keep)?)
 }
 

@@ -101,5 +101,6 @@ pub fn mount_points(plan: &Plan) -> Result<Plan> {
         runtime_hooks: Vec::new(),
         terminal: false,
         warnings: Vec::new(),
+        notes: Vec::new(),
     })
 }

@@ -143,8 +143,11 @@ pub struct Plan {
     pub runtime_hooks: Vec<op::Hook>,
     /// The process has a terminal.
     pub terminal: bool,
-    /// What the caller should know, in `plan`, `check` and on the standard error of a foreground `run`.
+    /// What the caller should know.
     pub warnings: Vec<String>,
+    /// What profiles made for many hosts are full of, and runc says nothing of: for who asks (`plan`, `check`) or looks on (a `run` in
+    /// the foreground). Engines show their users what `create` says.
+    pub notes: Vec<String>,
 }
 
 /// A list of steps that is being made.
@@ -180,7 +183,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     let process =
         spec.process().as_ref().ok_or_else(|| Error::new("process property must not be empty").at("/process"))?;
     let namespaces = namespaces::Namespaces::of(spec)?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut notes) = (Vec::new(), Vec::new());
     let resources = resources::plan(spec, facts, options, &mut warnings)?;
     let hooks = hooks::Hooks::of(spec)?;
     let mut stage = Steps::default();
@@ -227,7 +230,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     // What root may do by its rights over the host, an ordinary user may do as the owner of the user namespace, if the process
     // is dumpable: enter it while it waits, and fetch the listener of its filter.
     let guarded = facts.ordinary() && namespaces.all_its_own() && !may_trace(process)?;
-    let seccomp = hand_over(spec, process, facts, options, guarded, &mut warnings, &mut child)?;
+    let seccomp = hand_over(spec, process, facts, options, guarded, (&mut warnings, &mut notes), &mut child)?;
     if !options.run {
         child.push(Op::AwaitStart, "");
         if guarded {
@@ -254,13 +257,14 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         runtime_hooks: hooks.runtime(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
+        notes,
     })
 }
 
 /// Plans `exec`: `process` runs in the container that `spec` made from `bundle`.
 pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, options: &Options) -> Result<Plan> {
     let namespaces = namespaces::Namespaces::of(spec)?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut notes) = (Vec::new(), Vec::new());
     let mut stage = Steps::default();
     let mut child = Steps::default();
     let mut flags = namespaces.all_flags();
@@ -290,7 +294,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     process::session(process, &mut child);
     process::rlimits(process, !namespaces.has(LinuxNamespaceType::User), &mut child);
     sched::final_cpus(process, &mut child)?;
-    let seccomp = hand_over(spec, process, facts, options, false, &mut warnings, &mut child)?;
+    let seccomp = hand_over(spec, process, facts, options, false, (&mut warnings, &mut notes), &mut child)?;
     finish(process, seccomp, false, &[], &mut child)?;
     Ok(Plan {
         resources: None,
@@ -309,6 +313,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
         runtime_hooks: Vec::new(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
+        notes,
     })
 }
 
@@ -319,13 +324,13 @@ fn hand_over(
     facts: &HostFacts,
     options: &Options,
     guarded: bool,
-    warnings: &mut Vec<String>,
+    (warnings, notes): (&mut Vec<String>, &mut Vec<String>),
     child: &mut Steps,
 ) -> Result<Option<op::SeccompOp>> {
     sched::plan(spec, process, child)?;
     landlock::plan(spec, process, facts, warnings, child)?;
     process::label(process, child)?;
-    let seccomp = seccomp::plan(spec, process, warnings)?;
+    let seccomp = seccomp::plan(spec, process, notes)?;
     credentials(process, facts, seccomp.as_ref(), guarded, child)?;
     process::program(process, child)?;
     landlock::restrict(spec, child);

@@ -204,7 +204,8 @@ impl Display for Op {
             Op::Cwd { path, last: true } => write!(f, "chdir {} as the process's user, if not yet there", text(path)),
             Op::Home { uid } => write!(f, "set HOME from /etc/passwd for uid {uid}"),
             Op::FindProgram { name, .. } => write!(f, "find the program {}", text(name)),
-            Op::ExecLabel { file, value } => write!(f, "write {:?} to /proc/{}", text(value), text(file)),
+            // podman knows a failure of a security module by the path in backticks.
+            Op::ExecLabel { file, value } => write!(f, "write {:?} to `/proc/{}`", text(value), text(file)),
             Op::LandlockRuleset(Ruleset { fs, net, scoped }) => {
                 f.write_str("begin a Landlock ruleset that denies")?;
                 let none =
@@ -389,7 +390,7 @@ pub fn as_text(plan: &Plan) -> String {
         let from = if from.is_empty() { String::new() } else { format!("   from {from}") };
         out.push_str(&format!("{number:4}  {:9}  {what}{from}\n", by.as_str()));
     }
-    for warning in &plan.warnings {
+    for warning in plan.warnings.iter().chain(&plan.notes) {
         out.push_str(&format!("warning: {warning}\n"));
     }
     out
@@ -401,5 +402,6 @@ pub fn as_json(plan: &Plan) -> Value {
         .into_iter()
         .map(|(by, what, from)| json!({ "by": by.as_str(), "operation": what, "from": from }))
         .collect();
-    json!({ "operations": operations, "warnings": plan.warnings })
+    let warnings = [&plan.warnings[..], &plan.notes].concat();
+    json!({ "operations": operations, "warnings": warnings })
 }
