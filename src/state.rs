@@ -199,7 +199,8 @@ impl Store {
 }
 
 fn exists(id: &str) -> Error {
-    Error::new(format!("container with id exists: {id}")).hint(format!("orlop delete {id}, or choose another id"))
+    Error::new(format!("container with given ID already exists: {id}"))
+        .hint(format!("orlop delete {id}, or choose another id"))
 }
 
 /// The same of a container whose directory can be read.
@@ -460,6 +461,11 @@ impl State {
         })
     }
 
+    /// Nothing of the container outlived the host's last boot.
+    pub fn is_of_another_boot(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot != self.boot_id)
+    }
+
     /// Of a failure for a container that does not run: why it does not, where the host's reboot has ended it.
     pub fn explained(&self, error: Error) -> Error {
         match boot_id() {
@@ -620,7 +626,7 @@ mod tests {
         assert_eq!(dir.read().unwrap(), state);
         assert!(!serde_json::to_string(&state).unwrap().contains("resctrl"), "as before there was this field");
         assert_eq!(state.status(&dir).unwrap(), Status::Running);
-        assert!(store.create("a", |_| Ok(())).unwrap_err().message.contains("container with id exists"));
+        assert!(store.create("a", |_| Ok(())).unwrap_err().message.contains("container with given ID already exists"));
         state.start_time += 1;
         assert_eq!(state.status(&dir).unwrap(), Status::Stopped, "another process with this pid is not ours");
         state.start_time -= 1;

@@ -942,7 +942,7 @@ fn own_limits_that_are_hit_are_told() {
 fn a_container_of_somebody_elses_is_left_alone() {
     let supervised = Supervised::new("sleep 1000", json!({"restart": "always"}));
     supervised.bundle.run_with(&["--detach"]).well();
-    supervised.run().fails("container with id exists");
+    supervised.run().fails("container with given ID already exists");
     assert_eq!(supervised.bundle.status(), "running");
     supervised.bundle.on("delete", &["--force"]).well();
 }

@@ -126,7 +126,10 @@ fn of_creates_at_once_exactly_one_gets_the_id() {
         let won = ends.iter().filter(|end| end.code == Some(0)).count();
         let said: Vec<_> = ends.iter().map(common::Outcome::stderr).collect();
         assert_eq!(won, 1, "round {round}: {said:?}");
-        assert!(said.iter().filter(|text| text.contains("container with id exists")).count() == 3, "{said:?}");
+        assert!(
+            said.iter().filter(|text| text.contains("container with given ID already exists")).count() == 3,
+            "{said:?}"
+        );
         assert_eq!(bundle.status(), "created");
         bundle.start();
         bundle.on("delete", &["--force"]).well();
@@ -167,7 +170,7 @@ fn a_damaged_state_is_an_error_until_it_is_deleted_by_force() {
     fs::write(bundle.state_dir().join("state.json"), "{\"version\":").expect("damage it");
     bundle.on("state", &[]).fails("state.json is damaged");
     bundle.on("delete", &[]).fails("state.json is damaged");
-    outcome(bundle.making("create", &[])).fails("container with id exists");
+    outcome(bundle.making("create", &[])).fails("container with given ID already exists");
     assert!(alive(pid));
     bundle.on("delete", &["--force"]).well();
     assert!(!bundle.state_dir().exists());
@@ -198,6 +201,27 @@ fn a_state_of_another_boot_or_of_a_reused_pid_is_stopped() {
     fs::write(&file, saved).expect("restore it");
     assert_eq!(bundle.status(), "running");
     child.kill().and_then(|()| child.wait()).expect("kill");
+}
+
+/// After a reboot another container may have the cgroup's name.
+#[test]
+fn a_state_of_another_boot_is_deleted_and_its_cgroup_left_to_who_has_it_now() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let (pid, cgroup) = (bundle.pid(), bundle.cgroup());
+    let file = bundle.state_dir().join("state.json");
+    let saved = value(&file).expect("state.json");
+    let boot = value("/proc/sys/kernel/random/boot_id").expect("boot_id");
+    let keep = bundle.dir.join("kept");
+    let kept = |from: &std::path::Path, to: &std::path::Path| Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(kept(&bundle.state_dir(), &keep).expect("cp").success());
+    fs::write(&file, saved.replace(&boot, "another")).expect("change it");
+    bundle.on("delete", &[]).well();
+    assert!(!bundle.state_dir().exists() && common::alive(pid) && cgroup.exists());
+    // And its own state still finds it.
+    assert!(kept(&keep, &bundle.state_dir()).expect("cp").success());
+    bundle.on("delete", &["--force"]).well();
+    assert!(!common::alive(pid) && !cgroup.exists());
 }
 
 #[test]
@@ -326,7 +350,7 @@ fn planted_links_lead_nowhere() {
     fs::write(decoy.join("file"), "kept").expect("a file");
     fs::create_dir(&bundle.store).expect("the root");
     symlink(&decoy, bundle.state_dir()).expect("a link");
-    outcome(bundle.making("create", &[])).fails("container with id exists");
+    outcome(bundle.making("create", &[])).fails("container with given ID already exists");
     bundle.on("state", &[]).fails("container");
     bundle.on("delete", &["--force"]);
     is_kept("the directory");

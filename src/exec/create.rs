@@ -586,8 +586,13 @@ pub fn remove_abandoned(dir: &Dir) -> Result<()> {
 
 /// Ends every process of a container, and removes its cgroup and its directory.
 pub fn destroy(dir: &Dir, state: &State) -> Result<()> {
+    let process = state.process()?;
+    if process.is_none() && state.is_of_another_boot() {
+        // What has the cgroup's name now is somebody else's.
+        return dir.remove();
+    }
     let cgroup = state.open_cgroup()?;
-    if let Some(process) = state.process()? {
+    if let Some(process) = process {
         match crate::sys::process::pidfd_kill(process.as_fd()) {
             Ok(()) | Err(Errno::ESRCH) => end_of(&process)?,
             Err(errno) => {

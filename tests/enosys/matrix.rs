@@ -207,7 +207,7 @@ fn judge(ran: &Ran, control: &Ran, call: &str, errno: &str) -> Result<bool, Stri
     let follows = |error: &String| {
         // what was not made is not there, and what could not be deleted is
         error.contains("does not exist")
-            || error.contains("container with id exists")
+            || error.contains("container with given ID already exists")
             || known.contains(&without_numbers(error))
     };
     match errors().find(|error| !names(error) && !follows(error)) {
