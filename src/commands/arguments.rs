@@ -6,10 +6,16 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, Command};
 
-/// Whether an option has its value in the same word, as `--tty=false`: nearly no call does, and what [`with_booleans`] does
-/// is not done for the others.
+/// Whether an option has a value in the same word that may be meant for a boolean, as `--tty=false`: nearly no call does, and
+/// what [`with_booleans`] does is not done for the others. podman's `--log-format=json` is in every call of it.
 pub(super) fn have_values(words: &[OsString]) -> bool {
-    words.iter().map(|word| word.as_encoded_bytes()).any(|word| word.first() == Some(&b'-') && word.contains(&b'='))
+    let may_be_boolean = |value: &[u8]| {
+        value.len() <= 5 && value.iter().all(u8::is_ascii_alphanumeric) && !matches!(value, b"json" | b"text")
+    };
+    words.iter().map(|word| word.as_encoded_bytes()).filter(|word| word.first() == Some(&b'-')).any(|word| {
+        let equals = word.iter().position(|byte| *byte == b'=');
+        equals.is_some_and(|equals| may_be_boolean(&word[equals + 1..]))
+    })
 }
 
 /// The command with boolean options that take a value, too. The help does not say so.

@@ -120,7 +120,9 @@ macro_rules! verbs {
             name: $name,
             about: $about,
             options: |command| <$args as Args>::augment_args(command).about($about).long_about(None),
-            with_booleans: |command| arguments::with_booleans(<$args as Args>::augment_args(command)),
+            with_booleans: |command| {
+                arguments::with_booleans(<$args as Args>::augment_args(command).about($about).long_about(None))
+            },
             run: |matches, global| $run(&<$args as FromArgMatches>::from_arg_matches(matches)?, global),
         }),*]
     };
