@@ -149,6 +149,32 @@ fn list_shows_what_there_is_in_each_form() {
     assert_eq!(all[0]["pid"], bundle.pid());
 }
 
+/// Who inherits the orphans of a container in the foreground that has no pid namespace.
+#[test]
+fn orphans_are_the_runtimes_unless_it_is_told_otherwise() {
+    for (options, ours) in [(&[][..], true), (&["--no-subreaper"], false)] {
+        let bundle = Bundle::script("(sleep 1000 & echo $! >/orphan.new; mv /orphan.new /orphan); exec sleep 1000");
+        let bundle = bundle.edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().expect("namespaces");
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        });
+        let running = begin(bundle.making("run", options));
+        wait(|| bundle.rootfs("orphan").exists());
+        let orphan = fs::read_to_string(bundle.rootfs("orphan")).expect("its pid");
+        let parent = || proc_status(orphan.trim().parse().expect("a pid"), "PPid");
+        // Until the subshell has ended it is the parent.
+        let runtime = running.child.id().to_string();
+        let settled = || {
+            parent() == runtime
+                || fs::read_to_string(format!("/proc/{}/comm", parent())).is_ok_and(|comm| comm != "sh\n")
+        };
+        wait(settled);
+        assert_eq!(parent() == runtime, ours, "{options:?}");
+        bundle.on("delete", &["--force"]).well();
+        running.end();
+    }
+}
+
 #[test]
 fn kill_takes_names_numbers_and_real_time_signals() {
     let bundle =
@@ -243,7 +269,7 @@ fn an_id_is_taken_until_it_is_deleted() {
     let bundle = Bundle::sleeper();
     bundle.create();
     let pid = bundle.pid();
-    outcome(bundle.making("create", &[])).fails("container with id exists");
+    outcome(bundle.making("create", &[])).fails("container with given ID already exists");
     assert!(alive(pid) && bundle.status() == "created");
     bundle.on("delete", &["--force"]).well();
     bundle.create();

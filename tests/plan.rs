@@ -261,8 +261,8 @@ fn new_file_systems_get_the_mount_label() {
     }
     assert_eq!(of("mount tmpfs on /own").matches("context=").count(), 1);
     let place = |text: &str| all.iter().position(|(other, _)| other.starts_with(text)).expect(text);
-    assert!(place("write \"a:b:p:s0\" to /proc/self/attr/keycreate") < place("join a new session keyring"));
-    assert!(place("join a new session keyring") < place("write \"a:b:p:s0\" to /proc/self/attr/exec"));
+    assert!(place("write \"a:b:p:s0\" to `/proc/self/attr/keycreate`") < place("join a new session keyring"));
+    assert!(place("join a new session keyring") < place("write \"a:b:p:s0\" to `/proc/self/attr/exec`"));
     let plan = plan_of(Path::new("/bundle"), config.to_string().into_bytes(), false, &options()).expect("a plan");
     let labels = |of: fn(&plan::op::Op) -> Option<&Option<std::ffi::CString>>| {
         plan.child.iter().filter_map(|step| of(&step.op)).map(|label| label.as_deref()).collect::<Vec<_>>()

@@ -166,6 +166,24 @@ fn processor_limits_that_are_written_together_keep_the_other_half() {
     assert!(bundle.inside("grep Cpus_allowed_list /proc/self/status").ends_with("\t0"));
 }
 
+/// runc's own spelling of the option, and what docker has for it; of the weight for disks, too.
+#[test]
+#[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
+fn weights_are_set_by_both_spellings() {
+    let bundle = limited(json!({"cpu": {"shares": 1024}, "blockIO": {"weight": 100}}));
+    let before = held(&bundle, "cpu.weight");
+    bundle.on("update", &["--cpu-share", "2048"]).well();
+    let twice = held(&bundle, "cpu.weight");
+    bundle.on("update", &["--cpu-shares", "1024"]).well();
+    assert_eq!(held(&bundle, "cpu.weight"), before);
+    assert!(twice.parse::<u32>().expect("a number") > before.parse().expect("a number"), "{twice} after {before}");
+    bundle.on("update", &["--blkio-weight", "500"]).well();
+    assert_eq!(saved(&bundle, "/blockIO/weight"), 500);
+    let weight = ["io.weight", "io.bfq.weight"].into_iter().find(|file| bundle.cgroup().join(file).exists());
+    assert!(held(&bundle, weight.expect("a file for the weight")).starts_with("default "));
+    assert_ne!(held(&bundle, weight.expect("a file for the weight")), "default 100");
+}
+
 #[test]
 #[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
 fn memory_and_swap_are_counted_together_and_limited_apart() {
