@@ -264,17 +264,9 @@ impl Dir {
     /// # Errors
     /// Another command holds it; the container was removed meanwhile.
     pub fn lock(self) -> Result<Self> {
-        self.acquire().map(|()| self)
-    }
-
-    /// [`lock`](Self::lock) once more, of a directory whose lock was [released](Self::release).
-    ///
-    /// # Errors
-    /// The same.
-    pub fn acquire(&self) -> Result<()> {
         for _ in 0..1000 {
             if self.take_lock()? {
-                return Ok(());
+                return Ok(self);
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
@@ -307,14 +299,9 @@ impl Dir {
 
     /// Lets go of the lock: other commands may change the container.
     pub fn unlock(self) -> Self {
-        self.release();
-        self
-    }
-
-    /// The same for a while: see [`acquire`](Self::acquire).
-    pub fn release(&self) {
         // It fails only for a descriptor that is none.
         let _ = sys::flock(self.fd(), libc::LOCK_UN);
+        self
     }
 
     /// No create has come to its end here. Under the lock this means that its runtime is gone.

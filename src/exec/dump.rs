@@ -206,10 +206,10 @@ fn path_of(file: BorrowedFd<'_>) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
-/// Has criu dump a container that runs. While it serves memory to who restores (`--lazy-pages`) the lock is free.
+/// Has criu dump a container that runs.
 ///
 /// # Errors
-/// criu's, after which the container goes on as before; the container was removed while its lock was free.
+/// criu's, after which the container goes on as before.
 pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
     let saved = dir.config(&state.bundle)?;
     let plan = plan_of(dir, state, &saved)?;
@@ -252,14 +252,12 @@ pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
         if told.script != "status-ready" {
             return Ok(());
         }
-        // The image is there, and its memory is fetched as slowly as somebody else likes: who gives it up need not wait.
-        dir.release();
         let Some(file) = status.take() else { return Ok(()) };
         sys::write_all_at_once(file.as_fd(), &[0])
             .map_err(|errno| Error::new("write to --status-fd").call("write", errno))
     })?;
     drop(process);
-    dir.acquire()
+    Ok(())
 }
 
 /// criu dumps a process and its descendants, and takes another one in their cgroup for an error, without a word of what it is.
