@@ -1,15 +1,12 @@
 //! Every integration test once more, as `vm::BINARY::TEST`, in a virtual machine with nothing but cgroup v2 and each of its
 //! controllers, those included that are `#[ignore]`d natively for want of one.
 //!
-//! The tests of the systemd driver, and of units, run in a machine of their own, whose first process is systemd. So do the engines'
-//! cases that look at limits, as `vm::engines::FILE::NAME`, with systemd to make the cgroups.
+//! The tests of the systemd driver, and of units, run in a machine of their own, whose first process is systemd.
 //!
 //! One machine serves one run: the first case boots it by `tests/vm/boot`, each case leaves a request in its queue and waits
 //! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
 //! `CI=true` they fail with it.
 
-#[path = "bats/cases.rs"]
-mod bats;
 #[path = "common/builds.rs"]
 mod builds;
 
@@ -56,9 +53,7 @@ const NATIVE_ONLY: &[&str] = &[
     "spec",
 ];
 /// Those that get the machine with systemd.
-const SYSTEMD: &[&str] = &["systemd", "units", "engines"];
-/// The engines' files that are of no use without controllers.
-const LIMITS: &[&str] = &["ctr-limits", "ctr-shim-limits", "docker-limits", "podman-limits", "rootless"];
+const SYSTEMD: &[&str] = &["systemd", "units"];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
 /// The guest kills a test after 300 s.
@@ -70,11 +65,7 @@ fn main() {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     let reason = |systemd| if arguments.exact || ci { None } else { impossible(systemd) };
     let (plain, systemd) = (reason(false), reason(true));
-    let ignored = |name: &str, reason: &Option<String>, test: Box<dyn FnOnce() -> Result<(), Failed> + Send>| {
-        let kind = reason.as_ref().map(|reason| format!("skipped: {reason}")).unwrap_or_default();
-        Trial::test(name, test).with_kind(kind).with_ignored_flag(reason.is_some())
-    };
-    let tests = test_binaries(NATIVE_ONLY)
+    let trials: Vec<_> = test_binaries(NATIVE_ONLY)
         .into_iter()
         .flat_map(|(name, binary)| tests_of(&binary).into_iter().map(move |test| (name.clone(), binary.clone(), test)))
         .filter(|(name, _, test)| {
@@ -82,13 +73,12 @@ fn main() {
         })
         .map(|(name, binary, test)| {
             let impossible = if SYSTEMD.contains(&name.as_str()) { &systemd } else { &plain };
-            ignored(&format!("vm::{name}::{test}"), impossible, Box::new(move || run(&name, &binary, &test)))
-        });
-    let limits = LIMITS.iter().flat_map(|file| bats::names(&engines(file)).into_iter().map(move |case| (*file, case)));
-    let limits = limits.map(|(file, case)| {
-        ignored(&format!("vm::engines::{file}::{case}"), &systemd, Box::new(move || limit(file, &case)))
-    });
-    let trials: Vec<_> = tests.chain(limits).collect();
+            let kind = impossible.as_ref().map(|reason| format!("skipped: {reason}")).unwrap_or_default();
+            Trial::test(format!("vm::{name}::{test}"), move || run(&name, &binary, &test))
+                .with_kind(kind)
+                .with_ignored_flag(impossible.is_some())
+        })
+        .collect();
     // no case at all would end well
     let known = |name: &String| trials.iter().any(|trial| trial.name() == name);
     assert!(!arguments.exact || arguments.filter.as_ref().is_some_and(known), "no such case: {:?}", arguments.filter);
@@ -116,37 +106,13 @@ fn assert_current(name: &str, binary: &Path) -> Result<(), Failed> {
     newer.map_or(Ok(()), |newer| Err(format!("{newer} is newer than the test {name}: build all tests first").into()))
 }
 
-/// One test in the machine.
+/// One test in the machine: a request in its queue, then the answer.
 fn run(name: &str, binary: &Path, test: &str) -> Result<(), Failed> {
     assert_current(name, binary)?;
-    let command = format!("exec '{}' --exact '{test}' --include-ignored --nocapture", binary.display());
-    // a name that the binary does not know would end well, too
-    request(name, test, &command, |output| output.contains("test result: ok. 1 passed"))
-}
-
-/// A file of `tests/engines`.
-fn engines(file: &str) -> PathBuf {
-    format!("{PROJECT}/tests/engines/{file}.bats").into()
-}
-
-/// One case of an engine.
-fn limit(file: &str, case: &str) -> Result<(), Failed> {
-    let (runtime, filter) = (env!("CARGO_BIN_EXE_orlop"), bats::filter(case));
-    let command =
-        format!("export RUNTIME='{runtime}' LIMIT=290 CASE='{filter}'; exec tests/engines/machine systemd {file}");
-    let passed = format!("ok 1 {case} in ");
-    request("engines", &format!("{file}.{case}"), &command, |output| {
-        output.lines().any(|line| line.starts_with(&passed))
-    })
-}
-
-/// A request in the machine's queue, then the answer.
-fn request(name: &str, test: &str, command: &str, passed: impl Fn(&str) -> bool) -> Result<(), Failed> {
     let machine = machine(SYSTEMD.contains(&name))?;
-    let test: String =
-        test.chars().map(|c| if c.is_alphanumeric() || c == '_' || c == '-' { c } else { '.' }).collect();
-    let request = machine.join("queue").join(format!("{name}.{test}.request"));
-    let command = format!("cd '{PROJECT}' && {command}\n");
+    let request = machine.join("queue").join(format!("{name}.{}.request", test.replace("::", ".")));
+    let command =
+        format!("cd '{PROJECT}' && exec '{}' --exact '{test}' --include-ignored --nocapture\n", binary.display());
     let draft = request.with_extension("draft");
     fs::create_dir(&draft)?;
     fs::write(draft.join("command"), command)?;
@@ -158,7 +124,8 @@ fn request(name: &str, test: &str, command: &str, passed: impl Fn(&str) -> bool)
     // renamed first: a request half gone would look like a new one
     fs::rename(&request, &draft)?;
     fs::remove_dir_all(&draft)?;
-    if status.trim() == "0" && passed(&output) {
+    // a name that the binary does not know would end well, too
+    if status.trim() == "0" && output.contains("test result: ok. 1 passed") {
         return Ok(());
     }
     Err(format!("in the machine, exit status {}:\n{output}", status.trim()).into())
