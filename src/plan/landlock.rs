@@ -10,7 +10,8 @@ use super::{HostFacts, Steps, path_cstring};
 use crate::error::{Error, Result};
 use crate::sys::landlock::{Ruleset, fs, net, scope};
 
-const PREFIX: &str = "org.orlop.landlock.";
+/// What such an annotation's name begins with.
+pub const PREFIX: &str = "org.orlop.landlock.";
 const READ: u64 = fs::READ_FILE | fs::READ_DIR;
 const EXECUTE: u64 = READ | fs::EXECUTE;
 const WRITE: u64 = READ

@@ -36,7 +36,7 @@ pub use capabilities::{capability_sets, may_trace};
 pub use checkpoint::{External, NULL, externals, mount_points};
 pub use hooks::{list as hook_list, state_json};
 pub use intel_rdt::{IntelRdt, plan as intel_rdt, schemata};
-pub use landlock::wanted as landlock_wanted;
+pub use landlock::{PREFIX as LANDLOCK, wanted as landlock_wanted};
 pub use namespaces::{IdMap, Joined, Userns};
 pub use net_devices::NetDevice;
 pub use resources::Resources;
