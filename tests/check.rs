@@ -672,9 +672,9 @@ fn terminals() {
     has(&check(&bundle), "warning", "/process/terminal", "/dev/pts");
 }
 
-/// A bundle that each part of the check has something to look at in.
-fn rich() -> Bundle {
-    with(&[
+/// Changes by which each part of the check has something to look at.
+fn rich() -> Vec<(&'static str, Value)> {
+    vec![
         (
             "/linux/seccomp",
             json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": ["SECCOMP_FILTER_FLAG_LOG"],
@@ -694,7 +694,7 @@ fn rich() -> Bundle {
         ("/hooks", json!({"prestart": [{"path": "/bin/true"}], "startContainer": [{"path": "/bin/true"}]})),
         ("/mounts/-", json!({"destination": "/new/place", "source": "/etc", "options": ["bind"]})),
         ("/mounts/-", json!({"destination": "/other", "type": "nosuchfs"})),
-    ])
+    ]
 }
 
 /// Calls that make or change something, but for open, write, execve, prctl and seccomp, which are looked at one by one.
@@ -705,12 +705,23 @@ const MAKING: &str = "mkdir mknod symlink link unlink rename renameat2 rmdir tru
 
 #[test]
 fn nothing_is_made_and_nothing_changed() {
-    let bundle = rich();
+    changes_nothing(&with(&rich()), &[]);
+}
+
+/// There is more that an ordinary user can't ask for, and other ways to find out.
+#[test]
+fn nothing_is_made_and_nothing_changed_for_an_ordinary_user() {
+    changes_nothing(&users_bundle(&rich()), &as_user());
+}
+
+/// Every call of PREFIX... orlop check, and the bundle before and after it.
+fn changes_nothing(bundle: &Bundle, prefix: &[&str]) {
     let trace = bundle.dir.join("trace");
     let before = tree(&bundle.dir);
     let outcome = {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(&trace).arg(ORLOP);
+        let words: Vec<&str> = prefix.iter().copied().chain(["strace"]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(&trace).arg(ORLOP);
         command.arg("--root").arg(bundle.dir.join("state")).args(["check", "--bundle"]).arg(&bundle.dir);
         outcome(command)
     };
