@@ -5,11 +5,15 @@
 mod rounds;
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oci_spec::runtime::{Process, Spec};
 use orlop::bundle::Bundle;
 use orlop::cgroup::Hierarchy;
+use orlop::check::{self, Severity};
+use orlop::host::Rootless;
 use orlop::plan::{self, HostFacts, Options, show};
 use orlop::validate::{self, Context};
 use proptest::prelude::*;
@@ -274,6 +278,91 @@ fn new_file_systems_get_the_mount_label() {
     assert_eq!(mounts.iter().filter(|mount| **mount == label).count(), 1, "mqueue has it by its attribute");
 }
 
+/// How the same configuration may be planned.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    rootless: bool,
+    run: bool,
+    no_pivot: bool,
+    systemd: bool,
+    resctrl: bool,
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    any::<[bool; 5]>().prop_map(|[rootless, run, no_pivot, systemd, resctrl]| Way {
+        rootless,
+        run,
+        no_pivot,
+        systemd,
+        resctrl,
+    })
+}
+
+impl Way {
+    fn facts(self) -> HostFacts {
+        HostFacts { resctrl: self.resctrl.then(|| "/sys/fs/resctrl".into()), ..facts(self.rootless) }
+    }
+
+    fn options(self) -> Options {
+        Options { run: self.run, no_pivot: self.no_pivot, systemd_cgroup: self.systemd, ..options() }
+    }
+
+    /// The configuration with every property that there may be in this way, in the form that systemd's driver wants.
+    fn everything(self) -> Value {
+        let mut config: Value = serde_json::from_str(include_str!("corpus/everything.json")).expect("JSON");
+        if self.rootless {
+            config["linux"].as_object_mut().expect("an object").remove("netDevices");
+            config["mounts"][6] =
+                json!({"destination": "/data", "type": "bind", "source": "data", "options": ["rbind"]});
+        }
+        if self.systemd {
+            config["linux"]["cgroupsPath"] = json!("a-b.slice:orlop:everything");
+            config["annotations"]["org.systemd.property.TimeoutStopUSec"] = json!("uint64 5");
+        }
+        config
+    }
+}
+
+/// Every way that a configuration goes before the kernel is asked for anything; it comes back when it has a plan.
+fn try_all(config: &Value, way: Way) -> orlop::error::Result<()> {
+    let bundle = Bundle::parse("/bundle".into(), config.to_string().into_bytes())?;
+    let context = Context { rootless: way.rootless, ..Context::default() };
+    let all = validate::findings(&bundle.spec, &context);
+    let first = validate::validate(&bundle.spec, &context);
+    let message = |error: &orlop::error::Error| error.message.clone();
+    assert_eq!(first.as_ref().err().map(message), all.first().map(message));
+    // `check` asks for the plan of what is not valid, too.
+    let plan = plan::create(&bundle.spec, &bundle.dir, &way.facts(), &way.options());
+    first?;
+    let plan = plan?;
+    assert!(show::as_text(&plan).lines().any(|line| line.contains("execve ")));
+    assert!(show::as_json(&plan)["operations"].is_array());
+    ends_with_execve(&plan);
+    let process = bundle.spec.process().clone().expect("it is valid");
+    exec(&bundle.spec, &process, way)
+}
+
+fn ends_with_execve(plan: &plan::Plan) {
+    let last = plan.child.last().map(|step| step.op.to_string()).unwrap_or_default();
+    assert!(last.starts_with("execve"), "{last}");
+}
+
+fn exec(spec: &Spec, process: &Process, way: Way) -> orlop::error::Result<()> {
+    validate::validate_process(process, spec, &Context { rootless: way.rootless, ..Context::default() })?;
+    let plan = plan::exec(spec, Path::new("/bundle"), process, &way.facts(), &way.options())?;
+    assert!(!show::as_text(&plan).is_empty());
+    ends_with_execve(&plan);
+    Ok(())
+}
+
+/// A process as `exec --process` reads it, from a file that is gone with its descriptor.
+fn loaded(process: &Value) -> orlop::error::Result<Process> {
+    let file = nix::sys::memfd::memfd_create("process", nix::sys::memfd::MFdFlags::empty()).expect("memfd_create");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::write(&path, process.to_string()).expect("write");
+    orlop::bundle::load_process(Path::new(&path)).map(|(process, _)| process)
+}
+
 /// What a value may turn into.
 fn junk() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -339,31 +428,75 @@ proptest! {
     #[test]
     fn a_mutated_configuration_is_planned_or_refused(
         changes in prop::collection::vec((any::<Index>(), 0u8..3, any::<Index>(), junk()), 1..4),
-        rootless in any::<bool>(),
-        run in any::<bool>(),
-        no_pivot in any::<bool>(),
+        way in way(),
     ) {
-        let mut config = rich();
+        let mut config = way.everything();
         for (place, kind, other, junk) in changes {
             mutate(&mut config, place, kind, other, junk);
         }
-        let options = Options { run, no_pivot, ..options() };
-        if let Ok(bundle) = Bundle::parse("/bundle".into(), config.to_string().into_bytes()) {
-            let context = Context { rootless, ..Context::default() };
-            let all = validate::findings(&bundle.spec, &context);
-            let first = validate::validate(&bundle.spec, &context).err();
-            prop_assert_eq!(first.map(|error| error.message), all.into_iter().next().map(|error| error.message));
-            // `check` asks for the plan of what is not valid, too.
-            let _ = plan::create(&bundle.spec, &bundle.dir, &facts(rootless), &options);
+        if let Err(error) = try_all(&config, way) {
+            prop_assert!(!error.message.is_empty());
         }
-        match plan_of(Path::new("/bundle"), config.to_string().into_bytes(), rootless, &options) {
-            Ok(plan) => {
-                prop_assert!(show::as_text(&plan).lines().any(|line| line.contains("execve ")));
-                let last = plan.child.last().map(|step| step.op.to_string()).unwrap_or_default();
-                prop_assert!(last.starts_with("execve"), "{last}");
-            }
-            Err(error) => prop_assert!(!error.message.is_empty()),
+    }
+
+    /// The same of a process for `exec`, in a container that is in order.
+    #[test]
+    fn a_mutated_process_is_planned_or_refused(
+        changes in prop::collection::vec((any::<Index>(), 0u8..3, any::<Index>(), junk()), 0..4),
+        way in way(),
+    ) {
+        let config = way.everything();
+        let mut process = config["process"].clone();
+        let untouched = changes.is_empty();
+        for (place, kind, other, junk) in changes {
+            mutate(&mut process, place, kind, other, junk);
         }
+        let bundle = Bundle::parse("/bundle".into(), config.to_string().into_bytes()).expect("a configuration");
+        match loaded(&process).and_then(|process| exec(&bundle.spec, &process, way)) {
+            Ok(()) => {}
+            Err(error) => prop_assert!(!untouched && !error.message.is_empty(), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn the_configuration_with_every_property_is_planned_in_every_way() {
+    for bits in 0..32 {
+        let [rootless, run, no_pivot, systemd, resctrl] = [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
+        let way = Way { rootless, run, no_pivot, systemd, resctrl };
+        try_all(&way.everything(), way).unwrap_or_else(|error| panic!("{way:?}: {error}"));
+        let bundle = Bundle::parse("/bundle".into(), way.everything().to_string().into_bytes()).expect("it parses");
+        let plan = plan::create(&bundle.spec, &bundle.dir, &way.facts(), &way.options()).expect("a plan");
+        let scope = plan.resources.and_then(|resources| resources.scope);
+        assert_eq!(scope.is_some(), systemd, "{way:?}");
+        let limits = |scope: orlop::systemd::Scope| format!("{:?}", scope.properties).contains("MemoryMax");
+        assert!(scope.is_none_or(limits), "the limits are properties");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: rounds(48), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// `check` takes out what is refused and asks again, so that it ends with findings whatever the bundle holds.
+    #[test]
+    fn a_mutated_bundle_is_checked(
+        changes in prop::collection::vec((any::<Index>(), 0u8..3, any::<Index>(), junk()), 1..6),
+        way in way(),
+    ) {
+        let mut config = way.everything();
+        for (place, kind, other, junk) in changes {
+            mutate(&mut config, place, kind, other, junk);
+        }
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("plan-check-{}", std::process::id()));
+        fs::create_dir_all(dir.join("rootfs")).expect("mkdir");
+        fs::write(dir.join("config.json"), config.to_string()).expect("config.json");
+        let rootless = if way.rootless { Rootless::True } else { Rootless::False };
+        let report = check::check(&dir, rootless, way.systemd);
+        fs::remove_dir_all(&dir).expect("remove");
+        prop_assert!(report.findings.iter().all(|finding| !finding.what.message.is_empty()));
+        let refused = try_all(&config, way).err();
+        let errors = report.findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        prop_assert!(refused.is_none() || errors > 0, "check does not see: {refused:?}");
     }
 }
 
@@ -406,13 +539,13 @@ proptest! {
     }
 
     #[test]
-    fn a_value_of_another_type_never_panics(mut number in 0usize..150, new in any_value()) {
-        let mut config = orlop::spec::default_spec(false);
+    fn a_value_of_another_type_never_panics(
+        mut number in 0usize..500, new in any_value(), way in way(), default in any::<bool>()
+    ) {
+        let mut config = if default { orlop::spec::default_spec(false) } else { way.everything() };
+        number %= if default { 150 } else { 500 };
         replace(&mut config, &mut number, &new);
-        if let Ok(bundle) = Bundle::parse("/".into(), config.to_string().into_bytes()) {
-            let context = Context { rootless: number % 2 == 0, ..Context::default() };
-            let _ = validate::validate(&bundle.spec, &context);
-        }
+        let _ = try_all(&config, way);
     }
 
     #[test]
