@@ -47,7 +47,11 @@ fn corpus() -> Vec<Value> {
     let read = |path: &str| -> Value {
         serde_json::from_slice(&fs::read(manifest(path)).expect(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     };
-    let mut all = vec![read("tests/corpus/everything.json"), orlop::spec::default_spec(true)];
+    let everything = read("tests/corpus/everything.json");
+    let mut scope = everything.clone();
+    scope["linux"]["cgroupsPath"] = json!("a-b.slice:orlop:fuzz");
+    scope["annotations"]["org.systemd.property.TimeoutStopUSec"] = json!("uint64 5");
+    let mut all = vec![everything, scope, orlop::spec::default_spec(true)];
     for profile in ["default", "strict", "complain"] {
         let mut config = orlop::spec::default_spec(false);
         config["linux"]["seccomp"] = read(&format!("seccomp-profiles/{profile}.json"));
@@ -167,8 +171,8 @@ fn input(corpus: &[Value], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// What `create` does with a configuration before it asks the kernel for anything.
-fn try_one(bytes: Vec<u8>, rootless: bool) {
+/// What `create` and `exec` do with a configuration before they ask the kernel for anything.
+fn try_one(bytes: Vec<u8>, rootless: bool, systemd_cgroup: bool) {
     let facts = HostFacts {
         euid: if rootless { 1000 } else { 0 },
         egid: 0,
@@ -178,23 +182,25 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
         landlock: 7,
         cgroup: Some(Hierarchy { root: "/sys/fs/cgroup".into(), own: "/".into(), v1: Vec::new() }),
         kernel_mounts: vec!["/proc".into(), "/sys".into()],
-        resctrl: None,
+        resctrl: systemd_cgroup.then(|| "/sys/fs/resctrl".into()),
     };
-    let options = Options { id: "fuzz".into(), ..Options::default() };
+    let options = Options { id: "fuzz".into(), systemd_cgroup, ..Options::default() };
     let made = Bundle::parse("/bundle".into(), bytes).and_then(|bundle| {
         let context = validate::Context { rootless, ..Default::default() };
         let all = validate::findings(&bundle.spec, &context);
         let first = validate::validate(&bundle.spec, &context);
         assert_eq!(all.is_empty(), first.is_ok(), "one of them finds what the other does not");
         first?;
-        plan::create(&bundle.spec, &bundle.dir, &facts, &options)
+        let plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options)?;
+        let process = bundle.spec.process().as_ref().expect("it is valid");
+        Ok([plan, plan::exec(&bundle.spec, &bundle.dir, process, &facts, &options)?])
     });
     match made {
-        Ok(plan) => {
+        Ok(plans) => plans.iter().for_each(|plan| {
             let last = plan.child.last().expect("a last step").op.to_string();
             assert!(last.starts_with("execve "), "{last}");
-            assert!(!show::as_text(&plan).is_empty());
-        }
+            assert!(!show::as_text(plan).is_empty());
+        }),
         Err(error) => {
             assert!(!error.message.is_empty());
             if let Some(pointer) = &error.pointer {
@@ -206,9 +212,10 @@ fn try_one(bytes: Vec<u8>, rootless: bool) {
 
 fn checked(bytes: &[u8]) -> Result<(), PathBuf> {
     let began = Instant::now();
-    let both = || [false, true].into_iter().for_each(|rootless| try_one(bytes.to_vec(), rootless));
+    let ways = [(false, false), (false, true), (true, false), (true, true)];
+    let all = || ways.into_iter().for_each(|(rootless, systemd)| try_one(bytes.to_vec(), rootless, systemd));
     // far beyond what any input of this size may take: a hang is a failure too
-    if catch_unwind(AssertUnwindSafe(both)).is_ok() && began.elapsed() < Duration::from_secs(20) {
+    if catch_unwind(AssertUnwindSafe(all)).is_ok() && began.elapsed() < Duration::from_secs(20) {
         return Ok(());
     }
     let directory = manifest("target/fuzz");
