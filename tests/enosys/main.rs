@@ -19,7 +19,7 @@ use serde_json::json;
 /// A call, and the errnos with which it may fail and all goes on.
 type Call = (&'static str, &'static [&'static str]);
 
-/// Every call that docs/kernel-features.md speaks of, and those whose failure could be mistaken for an answer.
+/// The calls that docs/kernel-features.md speaks of, and those whose failure could be mistaken for an answer.
 const CALLS: &[Call] = &[
     // the device filter can't be loaded
     ("bpf", &[]),
@@ -39,11 +39,43 @@ const CALLS: &[Call] = &[
     ("move_mount", &[]),
     ("open_tree", &[]),
     ("openat2", &[]),
+    // who has no listener fetches none
+    ("pidfd_getfd", &["ENOSYS", "EPERM"]),
     ("pivot_root", &[]),
     ("seccomp", &[]),
+    // who asks for no policy sets none
+    ("set_mempolicy", &["ENOSYS", "EPERM"]),
     ("statx", &[]),
     ("unshare", &[]),
+    ("waitid", &[]),
 ];
+
+/// The other calls of the document, each with a test of its own.
+const APART: &[&str] = &["memfd_create", "pidfd_open", "pidfd_send_signal", "setns"];
+
+/// The names of system calls in the first column of the document's table. What it says of namespaces for the time is no
+/// time(2).
+fn documented() -> Vec<&'static str> {
+    let everything =
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG"}]});
+    let section = serde_json::from_value(everything).expect("a section");
+    let known = orlop::seccomp::meaning(&section).expect("the calls of this machine").remove(0).answers;
+    let document = include_str!("../../docs/kernel-features.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let words = rows.flat_map(|cell| cell.split(|c: char| !c.is_ascii_alphanumeric() && !"_.".contains(c)));
+    words.filter(|word| *word != "time" && known.contains_key(word)).collect()
+}
+
+/// A call that gets into the document gets into these lists, and so is denied.
+fn every_call_of_the_document_is_denied() {
+    let documented = documented();
+    assert!(documented.len() >= 17, "{documented:?}");
+    for call in documented {
+        let denied = APART.contains(&call) || CALLS.iter().any(|(name, _)| *name == call);
+        assert!(denied, "{call} is denied by no test here");
+        assert!(matrix::CALLS.contains(&call), "{call} is not denied to the integration tests");
+    }
+}
 
 /// `orlop ARGS...` for which `call` fails with `errno`.
 fn without(bundle: &Bundle, call: &str, errno: &str, args: &[&str]) -> Outcome {
@@ -108,6 +140,13 @@ fn run_without(call: &str, errno: &str, good: bool) {
         says_so(&said, call, errno);
     }
     nothing_is_left(&bundle, &what);
+}
+
+/// `run` of this bundle, which needs the call.
+fn run_without_on(bundle: &Bundle, call: &str, errno: &str) {
+    let dir = bundle.dir.to_str().expect("a path");
+    says_so(&without(bundle, call, errno, &["run", "--bundle", dir, &bundle.id]), call, errno);
+    nothing_is_left(bundle, &format!("{call} {errno}"));
 }
 
 /// A copy of the binary in memory is wanted only where no overlay can be mounted, as in a machine whose root is one.
@@ -176,6 +215,31 @@ fn a_rich_container_without_a_call_is_as_good_or_one_error() {
     }
 }
 
+/// It is asked for, so there is no container without it.
+fn a_memory_policy_without_set_mempolicy_is_an_error() {
+    let bundle = named("echo it runs").edit(|config| config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_LOCAL"}));
+    outcome(bundle.making("run", &[])).well();
+    for errno in ["ENOSYS", "EPERM"] {
+        run_without_on(&bundle, "set_mempolicy", errno);
+    }
+}
+
+/// The agent would never hear of the calls that wait for it.
+fn a_filter_that_notifies_without_pidfd_getfd_is_an_error() {
+    let bundle = named("echo it runs");
+    let socket = bundle.dir.join("agent");
+    let agent = std::os::unix::net::UnixListener::bind(&socket).expect("the agent's socket");
+    let bundle = bundle.edit(|config| {
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": socket, "syscalls": [
+            {"names": ["reboot"], "action": "SCMP_ACT_NOTIFY"}]});
+    });
+    outcome(bundle.making("run", &[])).well();
+    drop(common::accepted(&agent));
+    for errno in ["ENOSYS", "EPERM"] {
+        run_without_on(&bundle, "pidfd_getfd", errno);
+    }
+}
+
 /// What the runtime asks about a container that is there: it must never be answered wrongly, since who hears `stopped`
 /// deletes.
 fn a_container_that_cannot_be_looked_at_is_not_taken_for_one_that_has_stopped() {
@@ -241,6 +305,12 @@ fn main() {
         })
     };
     let cases = vec![
+        case("every_call_of_the_document_is_denied", every_call_of_the_document_is_denied),
+        case("a_memory_policy_without_set_mempolicy_is_an_error", a_memory_policy_without_set_mempolicy_is_an_error),
+        case(
+            "a_filter_that_notifies_without_pidfd_getfd_is_an_error",
+            a_filter_that_notifies_without_pidfd_getfd_is_an_error,
+        ),
         case("a_run_without_a_call_is_as_good_or_one_error", a_run_without_a_call_is_as_good_or_one_error),
         case("a_run_without_memfd_create_is_as_good_or_one_error", a_run_without_memfd_create_is_as_good_or_one_error),
         case(

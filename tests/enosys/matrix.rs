@@ -42,6 +42,7 @@ const OTHERS: &[&str] = &[
     "environment",
     "exhaustion",
     "faults",
+    "features",
     "foreground",
     "fuzz",
     "haproxy",
@@ -69,7 +70,7 @@ const OTHERS: &[&str] = &[
     "vm",
 ];
 /// What docs/kernel-features.md lists.
-const CALLS: &[&str] = &[
+pub const CALLS: &[&str] = &[
     "openat2",
     "clone3",
     "fsopen",
