@@ -156,29 +156,32 @@ fn a_filter_that_forbids_execve_is_told() {
 fn agent(bundle: &Bundle, errno: i32) -> JoinHandle<(Value, i32)> {
     let listener = UnixListener::bind(bundle.dir.join("agent.sock")).expect("bind");
     std::thread::spawn(move || {
-        let (stream, _) = listener.accept().expect("accept");
-        let mut text = vec![0u8; 65_536];
-        let mut space = nix::cmsg_space!([i32; 4]);
-        let (length, fd) = {
-            let mut slices = [IoSliceMut::new(&mut text)];
-            let message =
-                recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).expect("recvmsg");
-            let fds: Vec<i32> = message
-                .cmsgs()
-                .expect("control messages")
-                .flat_map(|part| match part {
-                    ControlMessageOwned::ScmRights(fds) => fds,
-                    _ => Vec::new(),
-                })
-                .collect();
-            assert_eq!(fds.len(), 1, "one listener");
-            (message.bytes, fds[0])
-        };
-        // SAFETY: the descriptor came with the message and belongs to nobody else.
-        let listener = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (message, listener) = heard(&listener);
         let number = answer(&listener, errno);
-        (serde_json::from_slice(&text[..length]).expect("JSON"), number)
+        (message, number)
     })
+}
+
+/// The next message for the agent, and the listener that comes with it.
+fn heard(agent: &UnixListener) -> (Value, OwnedFd) {
+    let stream = common::accepted(agent);
+    let mut text = vec![0u8; 65_536];
+    let mut space = nix::cmsg_space!([i32; 4]);
+    let mut slices = [IoSliceMut::new(&mut text)];
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).expect("recvmsg");
+    let fds: Vec<i32> = message
+        .cmsgs()
+        .expect("control messages")
+        .flat_map(|part| match part {
+            ControlMessageOwned::ScmRights(fds) => fds,
+            _ => Vec::new(),
+        })
+        .collect();
+    let length = message.bytes;
+    assert_eq!(fds.len(), 1, "one listener");
+    // SAFETY: the descriptor came with the message and belongs to nobody else.
+    let listener = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    (serde_json::from_slice(&text[..length]).expect("JSON"), listener)
 }
 
 /// Takes one notification and answers it: the number of the call.
@@ -201,6 +204,7 @@ fn notifying() -> Bundle {
     let bundle = calling(MKDIR, allow_but(rule(&["mkdir"], "SCMP_ACT_NOTIFY", None)));
     let socket = bundle.dir.join("agent.sock");
     bundle.edit(|config| {
+        config["annotations"] = json!({"org.example": "x y"});
         config["linux"]["seccomp"]["listenerPath"] = json!(socket);
         config["linux"]["seccomp"]["listenerMetadata"] = json!("some metadata");
     })
@@ -212,7 +216,11 @@ fn check_message(message: &Value, bundle: &Bundle, status: &str) {
     assert_eq!(message["state"]["id"], json!(bundle.id));
     assert_eq!(message["state"]["status"], status);
     assert_eq!(message["state"]["bundle"], json!(bundle.dir));
-    assert!(message["pid"].as_i64().is_some_and(|pid| pid > 0 && message["state"]["pid"] == pid), "{message}");
+    assert_eq!(message["state"]["annotations"], json!({"org.example": "x y"}));
+    for version in [&message["ociVersion"], &message["state"]["ociVersion"]] {
+        assert_eq!(*version, bundle.config["ociVersion"], "{message}");
+    }
+    assert!(message["state"]["pid"].as_i64().is_some_and(|pid| pid > 0), "{message}");
 }
 
 #[test]
@@ -223,6 +231,7 @@ fn an_agent_answers_for_run() {
     let (message, number) = agent.join().expect("the agent");
     assert_eq!(number, MKDIR as i32);
     check_message(&message, &bundle, "creating");
+    assert_eq!(message["pid"], message["state"]["pid"]);
 }
 
 #[test]
@@ -236,7 +245,36 @@ fn an_agent_answers_for_start() {
     assert_eq!(number, MKDIR as i32);
     assert_eq!(message["pid"], state["pid"]);
     check_message(&message, &bundle, "created");
+    assert_eq!(message["state"]["pid"], state["pid"]);
     bundle.await_status("stopped");
+}
+
+/// Each process has its own filter, and so its own listener: the pid is its own, and the state that of the container.
+#[test]
+fn an_agent_answers_for_exec() {
+    let bundle = notifying().args(&["sleep", "1000"]);
+    let socket = UnixListener::bind(bundle.dir.join("agent.sock")).expect("bind");
+    bundle.create();
+    let starting = common::begin(bundle.command(&["start", &bundle.id]));
+    // held, for without it the calls of the first process would fail
+    let (_, _listener) = heard(&socket);
+    starting.end().well();
+    let agent = std::thread::spawn(move || {
+        let (message, listener) = heard(&socket);
+        let pid = message["pid"].as_u64().expect("a pid");
+        let inside = common::proc_status(pid as u32, "NSpid");
+        (message, inside, answer(&listener, libc::ENOTEMPTY))
+    });
+    assert_eq!(bundle.on("exec", &["/bin/caller"]).code, Some(libc::ENOTEMPTY));
+    let (message, inside, number) = agent.join().expect("the agent");
+    assert_eq!(number, MKDIR as i32);
+    check_message(&message, &bundle, "running");
+    assert_eq!(message["state"]["pid"], json!(bundle.pid()));
+    let own = message["pid"].to_string();
+    assert!(
+        message["pid"] != message["state"]["pid"] && inside.starts_with(&own) && inside != own,
+        "{inside}: {message}"
+    );
 }
 
 #[test]

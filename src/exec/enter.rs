@@ -37,7 +37,7 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, sub: Option<&str>, console
     }
     let report =
         Shared::<Report>::anonymous().map_err(|errno| Error::new("make the shared page").call("mmap", errno))?;
-    let mut agent = Agent::connect(spec, &state.id, "running", &state.bundle)?;
+    let mut agent = Agent::connect(spec, &state.id, "running", &state.bundle)?.map(|agent| agent.beside(state.pid));
     let affinity = Affinity::begin(&plan.initial_cpus)?;
     let born = match sub {
         Some(sub) => in_sub_cgroup(plan, slots.clone(), &report, state, sub),

@@ -21,6 +21,8 @@ pub struct Agent {
     stream: UnixStream,
     metadata: String,
     spec_state: Box<dyn Fn(i32) -> serde_json::Value>,
+    /// The container's own process, where the listener is that of another one.
+    init: Option<i32>,
     sent: bool,
 }
 
@@ -43,8 +45,14 @@ impl Agent {
             stream,
             metadata: section.listener_metadata().clone().unwrap_or_default(),
             spec_state: Box::new(move |pid| state_json(&spec, &id, status, pid, &bundle.to_string_lossy())),
+            init: None,
             sent: false,
         }))
+    }
+
+    /// Of a process beside the container's own: the state stays that of the container.
+    pub fn beside(self, init: i32) -> Self {
+        Self { init: Some(init), ..self }
     }
 
     /// Takes the listener out of the child, which waits for that, and sends it on with the container's state.
@@ -59,7 +67,7 @@ impl Agent {
             "fds": ["seccompFd"],
             "pid": pid.as_raw(),
             "metadata": self.metadata,
-            "state": (self.spec_state)(pid.as_raw()),
+            "state": (self.spec_state)(self.init.unwrap_or(pid.as_raw())),
         });
         socket::sendmsg(self.stream.as_fd(), message.to_string().as_bytes(), listener.as_fd())
             .map_err(|errno| failed("sendmsg", errno))?;
