@@ -343,6 +343,39 @@ fn subordinate_ids_are_mapped_by_newuidmap() {
     nothing_left(&mine);
 }
 
+/// Who maps one group must give up setgroups(2), so that more groups can't be had; newgidmap keeps it.
+#[test]
+fn more_groups_take_several_mapped_ones() {
+    let mine = Mine::new(&["sleep", "1000"]);
+    let alone = mine.edit(|config| config["process"]["user"]["additionalGids"] = json!([0]));
+    let said = alone.run().fails("cannot set any additional groups in a rootless container");
+    assert!(said.contains("/process/user/additionalGids/0") && said.contains("/etc/subgid"), "{said}");
+    nothing_left(&alone);
+    let alone = alone.edit(|config| config["process"]["user"]["additionalGids"] = json!([]));
+    outcome(alone.making("create", &[])).well();
+    alone.on("start", &[]).well();
+    let exec = outcome(alone.command(&["exec", "--additional-gids", "0", &alone.bundle.id, "true"]));
+    exec.fails("cannot set any additional groups in a rootless container");
+    alone.on("delete", &["--force"]).well();
+
+    let several = alone.edit(|config| {
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids] = json!([{"containerID": 0, "hostID": USER, "size": 1},
+                {"containerID": 1, "hostID": 700_000, "size": 1000}]);
+        }
+        config["process"]["user"]["additionalGids"] = json!([5, 7]);
+    });
+    newuidmap(&several, "create", &format!("{USER}:700000:1000\n"), PATH).well();
+    several.on("start", &[]).well();
+    let state: Value = serde_json::from_str(&several.on("state", &[]).well()).expect("JSON");
+    let pid = state["pid"].as_u64().expect("a pid") as u32;
+    assert_eq!(common::proc_status(pid, "Groups"), "700004 700006");
+    let exec = ["exec", "--additional-gids", "9", &several.bundle.id, "grep", "Groups", "/proc/self/status"];
+    let said = outcome(several.command(&exec)).well();
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["Groups:", "5", "7", "9"]);
+    several.on("delete", &["--force"]).well();
+}
+
 #[test]
 fn without_newuidmap_the_package_that_has_it_is_named() {
     let one = json!([{"containerID": 0, "hostID": USER, "size": 1}]);
@@ -368,8 +401,12 @@ fn nothing_left(mine: &Mine) {
     assert_eq!(fs::read_dir(mine.runtime.join("orlop")).map_or(0, Iterator::count), 0);
 }
 
-/// `orlop run` by an ordinary user where the files of subordinate ids are `subids`, and programs are found by `path`.
 fn by_newuidmap(mine: &Mine, subids: &str, path: &str) -> common::Outcome {
+    newuidmap(mine, "run", subids, path)
+}
+
+/// `orlop VERB` by an ordinary user where the files of subordinate ids are `subids`, and programs are found by `path`.
+fn newuidmap(mine: &Mine, verb: &str, subids: &str, path: &str) -> common::Outcome {
     let ranges = mine.bundle.dir.join("subids");
     fs::write(&ranges, subids).expect("ranges");
     let passwd = mine.bundle.dir.join("passwd");
@@ -380,7 +417,7 @@ fn by_newuidmap(mine: &Mine, subids: &str, path: &str) -> common::Outcome {
         binds += &format!("mount --bind {} {to} && ", from.display());
     }
     let line = format!(
-        "{binds} exec setpriv --reuid={USER} --regid={USER} --clear-groups env PATH={path} '{}' run --bundle '{}' {}",
+        "{binds} exec setpriv --reuid={USER} --regid={USER} --clear-groups env PATH={path} '{}' {verb} --bundle '{}' {}",
         common::ORLOP,
         mine.bundle.dir.display(),
         mine.bundle.id
