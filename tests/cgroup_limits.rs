@@ -148,12 +148,15 @@ fn vm_io_max_takes_the_throttles_of_one_disk_together() {
     let (major, minor) = disk.split_once(':').unwrap();
     let device = |rate| format!(r#"[{{"major": {major}, "minor": {minor}, "rate": {rate}}}]"#);
     let json = format!(
-        r#"{{"blockIO": {{"throttleReadBpsDevice": {}, "throttleWriteIOPSDevice": {}}}}}"#,
+        r#"{{"blockIO": {{"throttleReadBpsDevice": {}, "throttleWriteBpsDevice": {},
+            "throttleReadIOPSDevice": {}, "throttleWriteIOPSDevice": {}}}}}"#,
         device(1_048_576),
+        device(2_097_152),
+        device(55),
         device(77)
     );
     let cgroup = limited(&ground, &json).unwrap();
-    assert_eq!(value(cgroup.path(), "io.max"), format!("{disk} rbps=1048576 wbps=max riops=max wiops=77"));
+    assert_eq!(value(cgroup.path(), "io.max"), format!("{disk} rbps=1048576 wbps=2097152 riops=55 wiops=77"));
 }
 
 #[test]

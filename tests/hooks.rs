@@ -144,13 +144,18 @@ fn create_container_sees_the_hosts_root_and_start_container_the_containers() {
 
 #[test]
 fn they_have_their_own_arguments_and_environment() {
-    let bundle = Bundle::new();
-    let log = bundle.rootfs("log");
-    let script = format!("echo $0,$1,$A,${{HOME-none}} > {}", log.display());
-    let entry = json!({"path": "/bin/sh", "args": ["ignored", "-c", script, "zero", "one"], "env": ["A=b=c"]});
-    let bundle = with(bundle, "createRuntime", entry);
-    bundle.run().well();
-    assert_eq!(value(&log).expect("the log"), "zero,one,b=c,none");
+    for kind in KINDS {
+        let bundle = Bundle::new();
+        let log = bundle.rootfs("log");
+        let file = if kind == "startContainer" { PathBuf::from("/log") } else { log.clone() };
+        let script = format!("echo $0,$1,$A,${{HOME-none}} > {}", file.display());
+        // the container's shell goes by the first argument, as the many programs that it is
+        let first = if kind == "startContainer" { "sh" } else { "ignored" };
+        let entry = json!({"path": "/bin/sh", "args": [first, "-c", script, "zero", "one"], "env": ["A=b=c"]});
+        let bundle = with(bundle, kind, entry);
+        bundle.run().well();
+        assert_eq!(value(&log).expect("the log"), "zero,one,b=c,none", "{kind}");
+    }
 }
 
 #[test]
@@ -258,12 +263,21 @@ fn a_failed_poststop_hook_is_said_and_the_rest_run() {
 
 #[test]
 fn a_timeout_kills() {
-    for kind in &KINDS[..4] {
+    for kind in KINDS {
         let mut slow = hook("echo $$ > /proc/self/fd/1; exec sleep 60");
         slow["timeout"] = json!(1);
         let bundle = with(Bundle::new(), kind, slow);
         let start = Instant::now();
-        bundle.run().fails(&format!("{kind} hook #0"));
+        let said = match kind {
+            // the container has ended well by then, and what its end could not do is a warning
+            "poststop" => {
+                let run = bundle.run();
+                run.well();
+                run.stderr()
+            }
+            _ => bundle.run().fails(""),
+        };
+        assert!(said.contains(&format!("{kind} hook #0")), "{kind}: {said}");
         let took = start.elapsed();
         assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{kind}: {took:?}");
         assert!(!bundle.state_dir().exists(), "{kind}");

@@ -230,11 +230,12 @@ fn loopback_is_up_in_a_new_network_namespace_alone() {
 fn time_offsets_are_seen_inside() {
     let bundle = Bundle::script("cat /proc/self/timens_offsets; cut -d' ' -f1 /proc/uptime").edit(|config| {
         config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "time" }));
-        let offsets = json!({ "monotonic": { "secs": 1000, "nanosecs": 5 }, "boottime": { "secs": 172_800 } });
+        let offsets =
+            json!({ "monotonic": { "secs": 1000, "nanosecs": 5 }, "boottime": { "secs": 172_800, "nanosecs": 7 } });
         config["linux"]["timeOffsets"] = offsets;
     });
     let shown = bundle.run().well();
-    assert_eq!(words(&shown)[..6], ["monotonic", "1000", "5", "boottime", "172800", "0"]);
+    assert_eq!(words(&shown)[..6], ["monotonic", "1000", "5", "boottime", "172800", "7"]);
     let inside: f64 = shown.lines().last().expect("uptime").parse().expect("seconds");
     let outside: f64 = words(&fs::read_to_string("/proc/uptime").expect("uptime"))[0].parse().expect("seconds");
     assert!((172_700.0..172_900.0).contains(&(inside - outside)), "{inside} {outside}");

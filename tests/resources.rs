@@ -77,6 +77,20 @@ fn limits_are_written_before_there_is_a_process() {
     assert_eq!(lines.len(), 3, "one process: {log}");
 }
 
+/// A key of `unified` and the typed property of the same file: `unified` is what the file holds in the end.
+#[test]
+fn unified_wins_over_the_typed_limit() {
+    let bundle = Bundle::sleeper();
+    let path = format!("/{}", bundle.id);
+    let bundle = at(bundle, &path).edit(|config| {
+        config["linux"]["resources"]["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": 4 << 20}]);
+        config["linux"]["resources"]["unified"] = json!({"hugetlb.2MB.max": "6291456"});
+    });
+    bundle.up();
+    assert_eq!(value(cgroup(&path).join("hugetlb.2MB.max")).expect("max"), "6291456");
+    assert_eq!(value(cgroup(&path).join("hugetlb.2MB.rsvd.max")).expect("rsvd.max"), "4194304");
+}
+
 #[test]
 fn a_limit_that_cant_be_set_is_an_error_in_place_and_leaves_nothing() {
     let bundle = Bundle::sleeper();

@@ -16,6 +16,16 @@ fn scheduled(pid: u32) -> (u32, u32, i32) {
     (field(41) as u32, field(40) as u32, field(19))
 }
 
+/// runtime, deadline and period of a process, from sched_getattr(2): no file of /proc has them.
+fn times(pid: u32) -> [u64; 3] {
+    // struct sched_attr: the three follow 24 bytes of others
+    let mut attr = [0u64; 7];
+    // SAFETY: the kernel writes no more than the size that it is told.
+    let done = unsafe { libc::syscall(libc::SYS_sched_getattr, pid, attr.as_mut_ptr(), size_of_val(&attr), 0) };
+    assert_eq!(done, 0, "sched_getattr: {}", std::io::Error::last_os_error());
+    [attr[3], attr[4], attr[5]]
+}
+
 fn with(place: &str, value: Value) -> Bundle {
     let (parent, key) = place.rsplit_once('/').expect("a pointer");
     Bundle::sleeper().edit(|config| config.pointer_mut(parent).expect("a parent")[key] = value)
@@ -55,7 +65,7 @@ fn the_scheduler_is_the_one_that_was_asked_for() {
         (json!({"policy": "SCHED_RR", "priority": 9}), (2, 9, 0)),
         (json!({"policy": "SCHED_IDLE"}), (5, 0, 0)),
         (
-            json!({"policy": "SCHED_DEADLINE", "runtime": 100_000, "deadline": 9_000_000, "period": 9_000_000}),
+            json!({"policy": "SCHED_DEADLINE", "runtime": 100_000, "deadline": 8_000_000, "period": 9_000_000}),
             (6, 0, 0),
         ),
     ] {
@@ -65,6 +75,12 @@ fn the_scheduler_is_the_one_that_was_asked_for() {
         assert_eq!((seen.0, seen.1), (expected.0, expected.1), "{scheduler}");
         // only the policies of the fair class have a nice value
         assert!(expected.0 != 0 && expected.0 != 3 || seen.2 == expected.2, "{scheduler}: {seen:?}");
+        if expected.0 == 6 {
+            assert_eq!(
+                times(bundle.pid()),
+                ["runtime", "deadline", "period"].map(|key| scheduler[key].as_u64().unwrap())
+            );
+        }
     }
 }
 
@@ -203,6 +219,28 @@ fn an_exec_runs_on_the_processors_that_were_asked_for() {
     assert_eq!(own(json!({"initial": "0", "final": "1"})), "1");
     assert_eq!(own(json!({"initial": "", "final": ""})), before);
     assert_eq!(proc_status(bundle.pid(), "Cpus_allowed_list"), before, "the container's own is left alone");
+}
+
+/// Entering a cpuset may give back what was set before, so that the kernel is watched: first the mask, then the clone.
+#[test]
+fn the_initial_processors_are_set_before_the_process_is_cloned() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let (file, log) = (bundle.dir.join("process.json"), bundle.dir.join("trace"));
+    let mut asked = process(json!({"execCPUAffinity": {"initial": "1"}}));
+    asked["args"] = json!(["true"]);
+    fs::write(&file, asked.to_string()).expect("process.json");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=sched_setaffinity,clone3", "-e", "signal=none", "-o"]).arg(&log);
+    command.arg(common::ORLOP).arg("--root").arg(&bundle.store).args(["exec", "--process"]).arg(file).arg(&bundle.id);
+    command.stdin(std::process::Stdio::null());
+    outcome(command).well();
+    let trace = fs::read_to_string(log).expect("a trace");
+    let line = |words: [&str; 3]| {
+        let found = trace.lines().position(|line| words.iter().all(|word| line.contains(word)));
+        found.unwrap_or_else(|| panic!("no {words:?}: {trace}"))
+    };
+    assert!(line(["sched_setaffinity(", ", [1])", "= 0"]) < line(["clone3(", "CLONE_INTO_CGROUP", "= "]), "{trace}");
 }
 
 /// The initial processors are those of the runtime only until its process is there.

@@ -74,6 +74,31 @@ fn a_deny_list_denies_by_argument() {
 }
 
 #[test]
+fn each_op_compares_with_value_and_value_two() {
+    const HALF: u64 = 1 << 32;
+    let getpgid = libc::SYS_getpgid;
+    // of 1, 2, 3 and 5 halves those that are denied, where value is 2 of them: the kernel takes each for pid 0
+    for (op, two, denied) in [
+        ("SCMP_CMP_NE", 0, [true, false, true, true]),
+        ("SCMP_CMP_LT", 0, [true, false, false, false]),
+        ("SCMP_CMP_LE", 0, [true, true, false, false]),
+        ("SCMP_CMP_EQ", 0, [false, true, false, false]),
+        ("SCMP_CMP_GE", 0, [false, true, true, true]),
+        ("SCMP_CMP_GT", 0, [false, false, true, true]),
+        ("SCMP_CMP_MASKED_EQ", 2 * HALF, [false, true, true, false]),
+        ("SCMP_CMP_MASKED_EQ", 0, [true, false, false, true]),
+    ] {
+        let arg = format!(r#"{{"index": 0, "value": {}, "valueTwo": {two}, "op": "{op}"}}"#, 2 * HALF);
+        let filter = filter(&format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+                {{"names": ["getpgid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 78, "args": [{arg}]}}]}}"#
+        ));
+        let (_, errnos, _) = probe(&filter, [1, 2, 3, 5].map(|halves| (getpgid, [halves * HALF, 0])));
+        assert_eq!(errnos, denied.map(|denied| if denied { 78 } else { 0 }), "{op} {two}");
+    }
+}
+
+#[test]
 fn every_flag_is_taken_and_a_notifying_filter_gives_a_listener() {
     let filter = filter(
         r#"{"defaultAction": "SCMP_ACT_ALLOW",
