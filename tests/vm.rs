@@ -31,6 +31,7 @@ const NATIVE_ONLY: &[&str] = &[
     "consul",
     "engines",
     "faults",
+    "features",
     "foreground",
     "fuzz",
     "haproxy",
