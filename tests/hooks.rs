@@ -279,7 +279,7 @@ fn a_timeout_kills() {
         };
         assert!(said.contains(&format!("{kind} hook #0")), "{kind}: {said}");
         let took = start.elapsed();
-        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(5), "{kind}: {took:?}");
+        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(30), "{kind}: {took:?}");
         assert!(!bundle.state_dir().exists(), "{kind}");
     }
 }
