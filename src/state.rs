@@ -455,13 +455,13 @@ impl State {
 
     /// Of a failure for a container that does not run: why it does not, where the host's reboot has ended it.
     pub fn explained(&self, error: Error) -> Error {
-        match boot_id() {
-            Ok(boot) if boot != self.boot_id => error.hint(format!(
-                "the host was rebooted since the container was made, so nothing of it runs: orlop delete {}",
-                self.id
-            )),
-            _ => error,
+        if !self.is_of_another_boot() {
+            return error;
         }
+        error.hint(format!(
+            "the host was rebooted since the container was made, so nothing of it runs: orlop delete {}",
+            self.id
+        ))
     }
 
     /// The container's cgroup, if it has one and it is still there.

@@ -18,7 +18,7 @@ pub(super) fn have_values(words: &[OsString]) -> bool {
     })
 }
 
-/// The command with boolean options that take a value, too. The help does not say so.
+/// The command with boolean options that take a value, too; only the help of such a call says so.
 pub(super) fn with_booleans(command: Command) -> Command {
     let boolean = |argument: Arg| match argument.get_action() {
         ArgAction::SetTrue => argument
