@@ -119,6 +119,204 @@ fn options_that_make_no_sense_are_refused() {
     assert_eq!(bundle.status(), "running");
 }
 
+/// A criu that does nothing, but leaves each request behind in a file with the number of its kind.
+struct Recorder {
+    dir: PathBuf,
+    program: String,
+}
+
+/// `criu_req_type` of rpc.proto.
+const DUMP: u8 = 1;
+const RESTORE: u8 = 2;
+const PRE_DUMP: u8 = 4;
+
+impl Recorder {
+    /// It says that it has done what it was asked for; of a restore, which takes more than one answer, that it has not.
+    fn new(bundle: &Bundle) -> Self {
+        let dir = bundle.dir.join("asked");
+        fs::create_dir(&dir).expect("mkdir");
+        let program = bundle.dir.join("recorder");
+        // Fields of criu_resp: 1 the kind, 2 success, 8 features, 10 the version, 3.17.
+        let script = format!(
+            r#"#!/usr/bin/perl
+open(my $socket, '+<&=', 3) or die;
+while (sysread($socket, my $asked, 65536)) {{
+    my $kind = ord(substr($asked, 1, 1));
+    open(my $file, '>', "{}/$kind") or die;
+    print $file $asked;
+    close($file);
+    my $answer = "\x08" . chr($kind) . "\x10" . chr($kind != 2);
+    $answer .= "\x42\x04\x08\x01\x10\x01" if $kind == 9;
+    $answer .= "\x52\x04\x08\x03\x10\x11" if $kind == 10;
+    syswrite($socket, $answer) or die;
+}}
+"#,
+            dir.display()
+        );
+        fs::write(&program, script).expect("write");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+        Self { dir, program: program.to_str().expect("a path").to_owned() }
+    }
+
+    /// The `criu_opts` (field 2) of the last request of this kind, each field by its number.
+    fn asked(&self, kind: u8) -> BTreeMap<u32, Field> {
+        let path = self.dir.join(kind.to_string());
+        let bytes = fs::read(&path).expect("a request of this kind");
+        fs::remove_file(&path).expect("remove");
+        match parse(&bytes).remove(&2) {
+            Some(Field::Bytes(options)) => parse(&options),
+            other => panic!("{other:?} for criu_opts"),
+        }
+    }
+
+    fn dump(&self, bundle: &Bundle, args: &[&str]) {
+        let mut command = bundle.command(&["--criu", &self.program, "checkpoint", "--image-path"]);
+        command.arg(image(bundle)).args(args).arg(&bundle.id);
+        outcome(command).well();
+        assert_eq!(bundle.status(), "running", "{args:?}");
+    }
+
+    fn restore(&self, bundle: &Bundle, args: &[&str]) {
+        let mut command = bundle.command(&["--criu", &self.program, "restore", "--detach", "--bundle"]);
+        command.arg(&bundle.dir).arg("--image-path").arg(image(bundle)).args(args).arg(&bundle.id);
+        outcome(command).fails("criu failed: type RESTORE");
+        assert!(!bundle.state_dir().exists());
+    }
+}
+
+/// The value of a field; the last one where there are several.
+#[derive(Debug, Clone, PartialEq)]
+enum Field {
+    Number(u64),
+    Bytes(Vec<u8>),
+}
+
+fn text(text: &str) -> Field {
+    Field::Bytes(text.into())
+}
+
+/// A message in protobuf's encoding (protobuf.dev, Encoding).
+fn parse(mut bytes: &[u8]) -> BTreeMap<u32, Field> {
+    fn varint(bytes: &mut &[u8]) -> u64 {
+        let mut value = 0;
+        for shift in (0..).step_by(7) {
+            let byte = bytes[0];
+            *bytes = &bytes[1..];
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        value
+    }
+    let mut fields = BTreeMap::new();
+    while !bytes.is_empty() {
+        let tag = varint(&mut bytes);
+        let first = varint(&mut bytes);
+        let field = match tag & 7 {
+            0 => Field::Number(first),
+            2 => {
+                let (value, rest) = bytes.split_at(usize::try_from(first).expect("a length"));
+                bytes = rest;
+                Field::Bytes(value.to_vec())
+            }
+            other => panic!("wire type {other}"),
+        };
+        fields.insert(u32::try_from(tag >> 3).expect("a number"), field);
+    }
+    fields
+}
+
+/// By `changed`, and by nothing else, the second request differs. The numbers of directories' descriptors do not count.
+fn differs(plain: &BTreeMap<u32, Field>, with: &BTreeMap<u32, Field>, changed: &[(u32, Field)], args: &[&str]) {
+    let (mut with, mut expected) = (with.clone(), plain.clone());
+    expected.extend(changed.iter().cloned());
+    for fields in [&mut with, &mut expected] {
+        fields.remove(&1);
+        fields.remove(&17);
+    }
+    assert_eq!(with, expected, "{args:?}");
+    for (field, value) in changed {
+        assert_ne!(plain.get(field), Some(value), "{args:?}");
+    }
+}
+
+/// Numbers are those of `criu_opts` in rpc.proto.
+fn of_both() -> Vec<(&'static [&'static str], Vec<(u32, Field)>)> {
+    let one = |number| vec![(number, Field::Number(1))];
+    let mode = |mode| vec![(34, Field::Number(mode))];
+    vec![
+        (&["--ext-unix-sk"], one(4)),
+        (&["--tcp-established"], one(5)),
+        (&["--shell-job"], one(7)),
+        (&["--file-locks"], one(8)),
+        (&["--auto-dedup"], one(16)),
+        (&["--lazy-pages"], one(48)),
+        (&["--manage-cgroups-mode", "ignore"], mode(0)),
+        (&["--manage-cgroups-mode", "soft"], mode(3)),
+        (&["--manage-cgroups-mode", "full"], mode(4)),
+        (&["--manage-cgroups-mode", "strict"], mode(5)),
+        (&["--file-locks", "--tcp-established"], [one(8), one(5)].concat()),
+        // What it says is so anyway.
+        (&["--empty-ns", "network"], vec![]),
+    ]
+}
+
+#[test]
+fn each_option_of_checkpoint_reaches_criu_and_changes_nothing_else() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let criu = Recorder::new(&bundle);
+    criu.dump(&bundle, &["--leave-running"]);
+    let plain = criu.asked(DUMP);
+    assert_eq!(plain[&2], Field::Number(bundle.pid().into()));
+    assert_eq!(plain[&3], Field::Number(1), "it goes on");
+    assert_eq!(plain[&13], text(bundle.dir.join("rootfs").to_str().expect("a path")));
+    assert_eq!(plain[&38], Field::Number(libc::CLONE_NEWNET as u64));
+    fs::create_dir(bundle.dir.join("parent")).expect("mkdir");
+    let own: [(&[&str], _); 4] = [
+        (&["--link-remap"], vec![(18, Field::Number(1))]),
+        (&["--tcp-skip-in-flight"], vec![(46, Field::Number(1))]),
+        // criu_page_server_info: 1 an address, 2 a port, 27277.
+        (&["--page-server", "10.0.0.1:27277"], vec![(11, Field::Bytes(b"\x0a\x0810.0.0.1\x10\x8d\xd5\x01".into()))]),
+        (&["--parent-path", "../parent"], vec![(14, text("../parent")), (15, Field::Number(1))]),
+    ];
+    for (args, changed) in of_both().into_iter().chain(own) {
+        criu.dump(&bundle, &[&["--leave-running"], args].concat());
+        differs(&plain, &criu.asked(DUMP), &changed, args);
+    }
+    let work = bundle.dir.join("work");
+    criu.dump(&bundle, &["--leave-running", "--work-path", work.to_str().expect("a path")]);
+    assert!(work.is_dir() && matches!((plain.get(&17), criu.asked(DUMP).get(&17)), (None, Some(Field::Number(3..)))));
+    criu.dump(&bundle, &["--pre-dump"]);
+    let memory = criu.asked(PRE_DUMP);
+    assert_eq!((&memory[&2], memory.get(&23)), (&plain[&2], None), "memory alone has no mounts");
+}
+
+#[test]
+fn each_option_of_restore_reaches_criu_and_changes_nothing_else() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let criu = Recorder::new(&bundle);
+    criu.dump(&bundle, &["--leave-running"]);
+    bundle.on("delete", &["--force"]).well();
+    criu.restore(&bundle, &[]);
+    let plain = criu.asked(RESTORE);
+    assert_eq!(plain[&38], Field::Number(libc::CLONE_NEWNET as u64));
+    let own: [(&[&str], _); 4] = [
+        (&["--tcp-close"], vec![(52, Field::Number(1))]),
+        (&["--lsm-profile", "apparmor:other"], vec![(53, text("apparmor:other"))]),
+        (&["--lsm-mount-context", "system_u:object_r:container_file_t:s0"], {
+            vec![(63, text("system_u:object_r:container_file_t:s0"))]
+        }),
+        (&["--lsm-profile", ""], vec![]),
+    ];
+    for (args, changed) in of_both().into_iter().chain(own) {
+        criu.restore(&bundle, args);
+        differs(&plain, &criu.asked(RESTORE), &changed, args);
+    }
+}
+
 #[test]
 fn engines_find_out_what_there_is() {
     let bundle = Bundle::new();
@@ -266,6 +464,39 @@ fn memory_can_come_after_the_restore() {
     assert_eq!((bundle.status().as_str(), alive(first), old.exists()), ("none", false, false));
     goes_on_from(&bundle, before);
     outcome(bundle.command(&["delete", "--force", &name])).well();
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_lock_on_a_file_is_held_again() {
+    let script = "exec 9>/tmp/lock; flock 9; i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.05 9>&-; done";
+    let bundle = Bundle::script(script);
+    run(&bundle, &[]);
+    count(&bundle);
+    let said = checkpoint(&bundle, &[]).fails("criu failed: type DUMP");
+    assert!(said.contains("file-locks"), "{said}");
+    checkpoint(&bundle, &["--file-locks"]).well();
+    let before = count(&bundle);
+    restore(&bundle, &["--file-locks"]);
+    goes_on_from(&bundle, before);
+    assert_eq!(bundle.inside("flock -n /tmp/lock true || echo held"), "held");
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_file_is_open_again_whose_name_has_gone() {
+    // Another name is left, so it is a file that a restore has to find, and not one that the image holds.
+    let script = "echo kept >/tmp/a; exec 9</tmp/a; ln /tmp/a /tmp/b; rm /tmp/a
+        i=0; while [ ! -e /tmp/go ]; do i=$((i+1)); echo $i >/tmp/count; sleep 0.05; done; cat <&9 >/tmp/said; sleep 1000";
+    let bundle = Bundle::script(script);
+    run(&bundle, &[]);
+    count(&bundle);
+    let said = checkpoint(&bundle, &[]).fails("criu failed: type DUMP");
+    assert!(said.contains("link-remap"), "{said}");
+    checkpoint(&bundle, &["--link-remap"]).well();
+    restore(&bundle, &[]);
+    fs::write(bundle.rootfs("/tmp/go"), "").expect("write");
+    wait(|| fs::read_to_string(bundle.rootfs("/tmp/said")).is_ok_and(|said| said == "kept\n"));
 }
 
 #[test]
