@@ -178,14 +178,14 @@ fn deny_of_type_a_denies_everything_whatever_else_it_says() {
 
 #[test]
 fn bad_rules_are_refused_in_place() {
-    for device in [
-        r#"{"allow": true, "type": "p", "access": "r"}"#,
-        r#"{"allow": true, "type": "c", "access": "rx"}"#,
-        r#"{"allow": true, "type": "c", "major": -2, "access": "r"}"#,
-        r#"{"allow": true, "type": "c", "minor": 4294967296, "access": "r"}"#,
+    for (device, key) in [
+        (r#"{"allow": true, "type": "p", "access": "r"}"#, "type"),
+        (r#"{"allow": true, "type": "c", "access": "rx"}"#, "access"),
+        (r#"{"allow": true, "type": "c", "major": -2, "access": "r"}"#, "major"),
+        (r#"{"allow": true, "type": "c", "minor": 4294967296, "access": "r"}"#, "minor"),
     ] {
         let error = rules(Some(&parse(&format!(r#"{{"devices": [{{"allow": false}}, {device}]}}"#)))).unwrap_err();
-        assert_eq!(error.pointer.as_deref(), Some("/linux/resources/devices/1"), "{device}");
+        assert_eq!(error.pointer, Some(format!("/linux/resources/devices/1/{key}")), "{device}");
     }
 }
 

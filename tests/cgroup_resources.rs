@@ -4,7 +4,7 @@
 mod rounds;
 
 use oci_spec::runtime::LinuxResources;
-use orlop::cgroup::{Refused, Write, wanted_controllers, weight, writes};
+use orlop::cgroup::{Refused, Write, wanted_controllers, weight, without_effect, writes};
 use orlop::error::{Error, Result};
 use proptest::prelude::*;
 use rounds::rounds;
@@ -51,6 +51,8 @@ fn each_key_has_its_file_and_value() {
         (r#"{"cpu": {"quota": -1, "period": 20000}}"#, &["cpu.max=max 20000"]),
         (r#"{"cpu": {"quota": 5000, "period": 20000}}"#, &["cpu.max=5000 20000"]),
         (r#"{"cpu": {"quota": 0, "period": 0}}"#, &[]),
+        (r#"{"cpu": {"quota": 1000, "period": 1000}}"#, &["cpu.max=1000 1000"]),
+        (r#"{"cpu": {"period": 1000000}}"#, &["cpu.max=max 1000000"]),
         (r#"{"cpu": {"burst": 1000}}"#, &["cpu.max.burst=1000"]),
         (
             r#"{"cpu": {"quota": 5000, "burst": 1000}}"#,
@@ -91,6 +93,33 @@ fn each_key_has_its_file_and_value() {
     }
 }
 
+/// Said of what is set, and of nothing that asks for what is so anyway.
+#[test]
+fn keys_of_cgroup_v1_alone_have_no_effect_and_a_warning() {
+    for (json, keys) in [
+        (r#"{"memory": {"kernel": 1048576}}"#, &["memory/kernel"][..]),
+        (r#"{"memory": {"kernelTCP": 1048576}}"#, &["memory/kernelTCP"]),
+        (r#"{"memory": {"swappiness": 0}}"#, &["memory/swappiness"]),
+        (r#"{"memory": {"disableOOMKiller": true}}"#, &["memory/disableOOMKiller"]),
+        (r#"{"memory": {"useHierarchy": false}}"#, &["memory/useHierarchy"]),
+        (
+            r#"{"blockIO": {"leafWeight": 300, "weightDevice": [{"major": 8, "minor": 0, "leafWeight": 20}]}}"#,
+            &["blockIO/leafWeight", "blockIO/weightDevice/0/leafWeight"],
+        ),
+        (
+            r#"{"memory": {"kernel": -1, "kernelTCP": 0, "swappiness": 18446744073709551615, "disableOOMKiller": false,
+                "useHierarchy": true}, "blockIO": {"leafWeight": 0}}"#,
+            &[],
+        ),
+    ] {
+        let said = without_effect(&serde_json::from_str(json).unwrap());
+        let places: Vec<_> = said.iter().map(|text| text.split_once(": has no effect: ").expect("why").0).collect();
+        let expected: Vec<_> = keys.iter().map(|key| format!("/linux/resources/{key}")).collect();
+        assert_eq!(places, expected, "{json}");
+        assert_eq!(lines(json), [""; 0], "{json}");
+    }
+}
+
 #[test]
 fn values_outside_the_specification_are_refused_in_place() {
     for (json, pointer) in [
@@ -103,6 +132,11 @@ fn values_outside_the_specification_are_refused_in_place() {
         (r#"{"cpu": {"realtimeRuntime": 950000}}"#, "cpu/realtimeRuntime"),
         (r#"{"cpu": {"realtimePeriod": 1000000}}"#, "cpu/realtimePeriod"),
         (r#"{"cpu": {"cpus": "all"}}"#, "cpu/cpus"),
+        (r#"{"cpu": {"cpus": "0,3-1"}}"#, "cpu/cpus"),
+        (r#"{"cpu": {"mems": "2-1:1/2"}}"#, "cpu/mems"),
+        (r#"{"cpu": {"quota": 999}}"#, "cpu/quota"),
+        (r#"{"cpu": {"period": 999}}"#, "cpu/period"),
+        (r#"{"cpu": {"quota": 1000, "period": 1000001}}"#, "cpu/period"),
         (r#"{"blockIO": {"weight": 9}}"#, "blockIO/weight"),
         (
             r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 1001}]}}"#,
@@ -110,8 +144,9 @@ fn values_outside_the_specification_are_refused_in_place() {
         ),
         (
             r#"{"blockIO": {"throttleReadBpsDevice": [{"major": -8, "minor": 0, "rate": 1}]}}"#,
-            "blockIO/throttleReadBpsDevice/0",
+            "blockIO/throttleReadBpsDevice/0/major",
         ),
+        (r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": -1, "weight": 10}]}}"#, "blockIO/weightDevice/0/minor"),
         (r#"{"hugepageLimits": [{"pageSize": "../../x/2MB", "limit": 1}]}"#, "hugepageLimits/0/pageSize"),
         (r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": -2}]}"#, "hugepageLimits/0/limit"),
         (r#"{"rdma": {"a b": {"hcaHandles": 1}}}"#, "rdma/a b"),
@@ -176,7 +211,7 @@ fn block_weight_goes_to_iocost_where_there_is_no_bfq() {
 
 #[test]
 fn only_limits_need_controllers() {
-    let all = of(r#"{"memory": {"limit": 1, "swap": 1}, "pids": {"limit": 1}, "cpu": {"quota": 1, "cpus": "0"},
+    let all = of(r#"{"memory": {"limit": 1, "swap": 1}, "pids": {"limit": 1}, "cpu": {"quota": 1000, "cpus": "0"},
         "blockIO": {"weight": 10}, "hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "rdma": {"x": {"hcaHandles": 1}},
         "unified": {"misc.max": "sev 1", "cgroup.max.depth": "3", "memory.high": "5"}}"#)
     .unwrap();

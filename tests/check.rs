@@ -190,8 +190,15 @@ fn what_planning_refuses_or_warns_of() {
             "/linux/resources/devices/-",
             json!({"allow": true, "access": "x"}),
             "error",
-            "/linux/resources/devices/1",
+            "/linux/resources/devices/1/access",
             "r, w and m",
+        ),
+        (
+            "/linux/resources/memory",
+            json!({"disableOOMKiller": true}),
+            "warning",
+            "/linux/resources/memory/disableOOMKiller",
+            "has no effect",
         ),
         ("/mounts/-", json!({"destination": "/x"}), "error", "/mounts/7", "neither a type nor the option bind"),
         (

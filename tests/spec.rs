@@ -15,26 +15,17 @@ const EVERYTHING: &str = include_str!("corpus/everything.json");
 const TABLE: &str = include_str!("../docs/runtime-spec.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 
-/// Where one property contradicts another the error stands at the first of them, and in a device rule at the rule.
+/// Where one property contradicts another the error stands at the first of them.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("process.rlimits[].hard", "/process/rlimits/0/soft"),
     ("process.scheduler.deadline", "/process/scheduler/runtime"),
     ("process.scheduler.period", "/process/scheduler/runtime"),
-    ("linux.resources.devices[].major", "/linux/resources/devices/1"),
-    ("linux.resources.devices[].minor", "/linux/resources/devices/1"),
-    ("linux.resources.devices[].access", "/linux/resources/devices/0"),
+    ("linux.resources.devices[].major", "/linux/resources/devices/1/major"),
+    ("linux.resources.devices[].minor", "/linux/resources/devices/1/minor"),
 ];
 
-/// Of a device's number the error stands at the device: it names both halves.
 fn expected(property: &str, place: String) -> String {
-    let half = property.ends_with(".major") || property.ends_with(".minor");
-    match ELSEWHERE.iter().find(|(other, _)| *other == property) {
-        Some((_, at)) => (*at).to_owned(),
-        None if half && property.starts_with("linux.resources.blockIO.") => {
-            place.rsplit_once('/').map_or(String::new(), |(device, _)| device.to_owned())
-        }
-        None => place,
-    }
+    ELSEWHERE.iter().find(|(other, _)| *other == property).map_or(place, |(_, at)| (*at).to_owned())
 }
 
 /// Properties that their test speaks of by other words than their own.

@@ -85,7 +85,7 @@ pub fn rules(resources: Option<&LinuxResources>) -> Result<Vec<Rule>> {
     }
     let mut rules = Vec::with_capacity(listed.len() + DEFAULT.len());
     for (index, device) in listed.iter().enumerate() {
-        rules.push(rule(device).map_err(|error| error.at(format!("/linux/resources/devices/{index}")))?);
+        rules.push(rule(device).map_err(|error| error.below(format!("/linux/resources/devices/{index}")))?);
     }
     rules.extend(DEFAULT);
     Ok(rules)
@@ -94,7 +94,7 @@ pub fn rules(resources: Option<&LinuxResources>) -> Result<Vec<Rule>> {
 /// Every error of the device list, where [`rules`] and [`program`] end at the first.
 pub fn findings(resources: Option<&LinuxResources>) -> Vec<Error> {
     let listed = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-    let wrong = |(index, device)| Some(rule(device).err()?.at(format!("/linux/resources/devices/{index}")));
+    let wrong = |(index, device)| Some(rule(device).err()?.below(format!("/linux/resources/devices/{index}")));
     let errors: Vec<Error> = listed.iter().take(MAX_RULES).enumerate().filter_map(wrong).collect();
     if !errors.is_empty() {
         return errors;
@@ -102,12 +102,17 @@ pub fn findings(resources: Option<&LinuxResources>) -> Vec<Error> {
     rules(resources).and_then(|rules| program(&rules)).err().into_iter().collect()
 }
 
+/// # Errors
+/// With a pointer from the rule on.
 fn rule(device: &LinuxDeviceCgroup) -> Result<Rule> {
     let kind = match device.typ().unwrap_or(LinuxDeviceType::A) {
         LinuxDeviceType::A => Kind::All,
         LinuxDeviceType::B => Kind::Block,
         LinuxDeviceType::C => Kind::Char,
-        other => return Err(Error::new(format!("device rule of type {:?}: it is one of a, b, c", other.as_str()))),
+        other => {
+            let message = format!("device rule of type {:?}: it is one of a, b, c", other.as_str());
+            return Err(Error::new(message).at("/type"));
+        }
     };
     let access = access(device.access().as_deref().unwrap_or_default())?;
     let (major, minor) = (number(device.major(), "major")?, number(device.minor(), "minor")?);
@@ -123,7 +128,7 @@ fn access(letters: &str) -> Result<u8> {
         'm' => Ok(access | MKNOD),
         'r' => Ok(access | READ),
         'w' => Ok(access | WRITE),
-        _ => Err(Error::new(format!("device access {letters:?}: it is made of r, w and m"))),
+        _ => Err(Error::new(format!("device access {letters:?}: it is made of r, w and m")).at("/access")),
     })
 }
 
@@ -133,7 +138,7 @@ fn number(value: Option<i64>, name: &str) -> Result<Option<u32>> {
         None | Some(-1) => Ok(None),
         Some(value) => match u32::try_from(value) {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(Error::new(format!("device {name} number {value} is out of range"))),
+            Err(_) => Err(Error::new(format!("device {name} number {value} is out of range")).at(format!("/{name}"))),
         },
     }
 }

@@ -23,6 +23,6 @@ pub use create::{APPLY, Cgroup, cannot_be_made, in_words_of_runc};
 pub use foresee::{Foreseen, foresee};
 pub use hierarchy::Hierarchy;
 pub use path::path;
-pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, writes, writes_and_errors};
+pub use resources::{Refused, Wanted, Write, wanted_controllers, weight, without_effect, writes, writes_and_errors};
 pub use stats::Stats;
 pub use update::Before;

@@ -85,6 +85,38 @@ pub fn writes_and_errors(resources: &LinuxResources) -> (Vec<Write>, Vec<Error>)
     (list.0, found.into_errors())
 }
 
+/// What is set and does nothing: keys that only cgroup v1 had. Each as a warning, `/POINTER: TEXT`.
+pub fn without_effect(resources: &LinuxResources) -> Vec<String> {
+    let mut list = Vec::new();
+    let mut say = |set: bool, key: &str, why: &str| {
+        if set {
+            list.push(format!("{}: has no effect: {why}", at(key)));
+        }
+    };
+    let positive = |value: Option<i64>| value.is_some_and(|value| value > 0);
+    if let Some(memory) = resources.memory() {
+        let counted = "cgroup v2 counts the kernel's memory as the container's, under memory.limit";
+        say(positive(memory.kernel()), "memory/kernel", counted);
+        say(positive(memory.kernel_tcp()), "memory/kernelTCP", counted);
+        // Above 100 it stands for "not set": docker's -1 is such a number.
+        let swappiness = memory.swappiness().is_some_and(|value| value <= 100);
+        say(swappiness, "memory/swappiness", "cgroup v2 has none; memory.swap limits the swap");
+        let killer = memory.disable_oom_killer() == Some(true);
+        say(killer, "memory/disableOOMKiller", "cgroup v2 always ends a process that finds no memory");
+        let flat = memory.use_hierarchy() == Some(false);
+        say(flat, "memory/useHierarchy", "on cgroup v2 limits always count for all that is below");
+    }
+    let no_leaf = "cgroup v2 has no weight of a cgroup's own processes";
+    if let Some(io) = resources.block_io() {
+        say(io.leaf_weight().is_some_and(|weight| weight != 0), "blockIO/leafWeight", no_leaf);
+        for (index, device) in io.weight_device().iter().flatten().enumerate() {
+            let leaf = device.leaf_weight().is_some_and(|weight| weight != 0);
+            say(leaf, &format!("blockIO/weightDevice/{index}/leafWeight"), no_leaf);
+        }
+    }
+    list
+}
+
 /// The map in the order of its keys, so that the same configuration always gives the same list.
 fn sorted<T>(map: &Option<std::collections::HashMap<String, T>>) -> Vec<(&String, &T)> {
     let mut pairs: Vec<_> = map.iter().flatten().collect();
@@ -223,6 +255,7 @@ impl List {
         if weight != 0 && idle != Some(1) {
             self.push("cpu.weight", weight, "cpu/shares");
         }
+        check_bandwidth(cpu)?;
         self.bandwidth(cpu);
         Ok(())
     }
@@ -253,10 +286,7 @@ impl List {
         for (value, name) in [(cpu.cpus(), "cpus"), (cpu.mems(), "mems")] {
             let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else { continue };
             let from = format!("cpu/{name}");
-            if !value
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b' ' | b'\n' | b':' | b'/'))
-            {
+            if !is_list(value) {
                 let error = Error::new(format!("{name} {value:?} is not a list")).at(at(&from));
                 found.note(Err(error.hint("a list looks like 0-3,5 (cpuset(7), \"List format\")")))?;
                 continue;
@@ -358,11 +388,40 @@ impl List {
     }
 }
 
-fn device_number(major: i64, minor: i64, from: &str) -> Result<String> {
-    match (u32::try_from(major), u32::try_from(minor)) {
-        (Ok(major), Ok(minor)) => Ok(format!("{major}:{minor}")),
-        _ => Err(Error::new(format!("{major}:{minor} is not a device number")).at(at(from))),
+/// Made of what a list is made of (cpuset(7)), and no range ends before it begins. The rest is the kernel's to say.
+fn is_list(text: &str) -> bool {
+    let backwards = |range: &str| {
+        let (first, rest) = range.split_once('-')?;
+        let last = rest.split(':').next()?;
+        Some(last.parse::<u64>().ok()? < first.parse::<u64>().ok()?)
+    };
+    let known = |byte: u8| byte.is_ascii_digit() || matches!(byte, b',' | b'-' | b' ' | b'\n' | b':' | b'/');
+    text.bytes().all(known) && !text.split([',', ' ', '\n']).any(|range| backwards(range) == Some(true))
+}
+
+/// The kernel's bounds (`min_cfs_quota_period`, `max_cfs_quota_period`), which it says only as EINVAL.
+fn check_bandwidth(cpu: &LinuxCpu) -> Result<()> {
+    let quota = cpu.quota().filter(|quota| (1..1000).contains(quota));
+    let period = cpu.period().filter(|period| *period != 0 && !(1000..=1_000_000).contains(period));
+    if let Some(quota) = quota {
+        let error = Error::new(format!("cpu.quota of {quota} microseconds: it is 1000 or more"));
+        return Err(error.at(at("cpu/quota")).hint("-1 is no limit"));
     }
+    match period {
+        None => Ok(()),
+        Some(period) => {
+            let error = format!("cpu.period of {period} microseconds: it is between 1000 and 1000000");
+            Err(Error::new(error).at(at("cpu/period")))
+        }
+    }
+}
+
+fn device_number(major: i64, minor: i64, from: &str) -> Result<String> {
+    let wrong =
+        |half: &str| Error::new(format!("{major}:{minor} is not a device number")).at(at(&format!("{from}/{half}")));
+    let major = u32::try_from(major).map_err(|_| wrong("major"))?;
+    let minor = u32::try_from(minor).map_err(|_| wrong("minor"))?;
+    Ok(format!("{major}:{minor}"))
 }
 
 /// `<size><unit>B` with unit K, M, G, T, P, E or none: it becomes part of a file name (GHSA-5g49-rx9x-qfc6).

@@ -145,7 +145,7 @@ pub struct Plan {
     pub terminal: bool,
     /// What the caller should know.
     pub warnings: Vec<String>,
-    /// What profiles made for many hosts are full of, and runc says nothing of: for who asks (`plan`, `check`) or looks on (a `run` in
+    /// What configurations made for many hosts are full of, and runc says nothing of: for who asks (`plan`, `check`) or looks on (a `run` in
     /// the foreground). Engines show their users what `create` says.
     pub notes: Vec<String>,
 }
@@ -184,7 +184,7 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         spec.process().as_ref().ok_or_else(|| Error::new("process property must not be empty").at("/process"))?;
     let namespaces = namespaces::Namespaces::of(spec)?;
     let (mut warnings, mut notes) = (Vec::new(), Vec::new());
-    let resources = resources::plan(spec, facts, options, &mut warnings)?;
+    let resources = resources::plan(spec, facts, options, (&mut warnings, &mut notes))?;
     let hooks = hooks::Hooks::of(spec)?;
     let mut stage = Steps::default();
     let mut child = Steps::default();

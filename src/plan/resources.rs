@@ -37,12 +37,13 @@ pub(super) fn plan(
     spec: &Spec,
     facts: &HostFacts,
     options: &Options,
-    warnings: &mut Vec<String>,
+    (warnings, notes): (&mut Vec<String>, &mut Vec<String>),
 ) -> Result<Option<Resources>> {
     let linux = spec.linux().as_ref();
     let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let writes = resources.map_or_else(|| Ok(Vec::new()), cgroup::writes)?;
+    notes.extend(resources.map(cgroup::without_effect).unwrap_or_default());
     let Some(hierarchy) = &facts.cgroup else {
         if !writes.is_empty() {
             return Err(Error::new("no cgroup v2 file system is mounted, so no limit can be set")
