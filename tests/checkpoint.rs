@@ -241,8 +241,11 @@ fn differs(plain: &BTreeMap<u32, Field>, with: &BTreeMap<u32, Field>, changed: &
     }
 }
 
+/// Options, and the fields of the request that they change.
+type Changed = (&'static [&'static str], Vec<(u32, Field)>);
+
 /// Numbers are those of `criu_opts` in rpc.proto.
-fn of_both() -> Vec<(&'static [&'static str], Vec<(u32, Field)>)> {
+fn of_both() -> Vec<Changed> {
     let one = |number| vec![(number, Field::Number(1))];
     let mode = |mode| vec![(34, Field::Number(mode))];
     vec![

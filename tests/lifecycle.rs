@@ -276,6 +276,34 @@ fn an_id_is_taken_until_it_is_deleted() {
 }
 
 #[test]
+fn what_is_unknown_or_for_other_platforms_is_ignored() {
+    let bundle = Bundle::script("echo $UNKNOWN ran").edit(|config| {
+        let places = [
+            "",
+            "/process",
+            "/process/user",
+            "/root",
+            "/mounts/0",
+            "/linux",
+            "/linux/resources",
+            "/linux/namespaces/0",
+        ];
+        for place in places {
+            let place = config.pointer_mut(place).expect("a place");
+            place["org.example.unknown"] = json!({ "of": ["any", 1, null] });
+        }
+        config["annotations"] = json!({ "org.example.unknown": "value" });
+        config["solaris"] = json!({ "milestone": "svc:/milestone/container:default" });
+        config["windows"] = json!({ "layerFolders": ["C:\\layer"], "network": { "allowUnqualifiedDNSQuery": true } });
+        config["vm"] = json!({ "kernel": { "path": "/boot/kernel" } });
+        config["zos"] = json!({ "namespaces": [] });
+        config["freebsd"] = json!({ "jail": { "parent": "other" } });
+        config["process"]["commandLine"] = json!("cmd /c echo");
+    });
+    assert_eq!(bundle.run().well(), "ran");
+}
+
+#[test]
 fn options_come_before_or_after_the_id() {
     let bundle = Bundle::sleeper();
     let pid_file = bundle.dir.join("pid");

@@ -3,9 +3,10 @@
 mod common;
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use common::{Bundle, value};
+use common::{Bundle, outcome, value};
 use serde_json::{Value, json};
 
 fn limited(script: &str, resources: Value) -> Bundle {
@@ -94,16 +95,70 @@ fn cpuset_is_the_programs_affinity() {
     assert_eq!(bundle.run().well().split_whitespace().last(), Some("0"));
 }
 
+/// A disk of this machine, and its number.
+fn disk() -> (&'static str, String) {
+    let disks = ["nullb0", "loop0", "vda"].into_iter();
+    let number = |disk| value(format!("/sys/block/{disk}/dev")).ok().map(|number| (disk, number));
+    disks.filter_map(number).next().expect("a block device")
+}
+
+/// `{"major": ..., "minor": ..., KEY: VALUE}`.
+fn of_device(number: &str, key: &str, value: u64) -> Value {
+    let (major, minor) = number.split_once(':').expect("a device number");
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    json!([{ "major": number(major), "minor": number(minor), key: value }])
+}
+
 #[test]
 #[ignore = "needs pure cgroup v2 with all controllers: run in the VM by tests/run"]
-fn an_io_limit_is_the_kernels_for_that_device() {
-    use std::os::unix::fs::MetadataExt;
-    let device = ["/dev/nullb0", "/dev/loop0", "/dev/vda"].into_iter().find_map(|path| fs::metadata(path).ok());
-    let device = device.expect("a block device").rdev();
-    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-    let throttle = json!([{"major": major, "minor": minor, "rate": 1 << 20}]);
-    let bundle = limited("exec sleep 1000", json!({"blockIO": {"throttleReadBpsDevice": throttle}}));
+fn throttles_are_the_kernels_for_that_device() {
+    let (_, number) = disk();
+    let throttles = json!({
+        "throttleReadBpsDevice": of_device(&number, "rate", 1 << 20),
+        "throttleWriteBpsDevice": of_device(&number, "rate", 2 << 20),
+        "throttleReadIOPSDevice": of_device(&number, "rate", 55),
+        "throttleWriteIOPSDevice": of_device(&number, "rate", 77),
+    });
+    let bundle = limited("exec sleep 1000", json!({ "blockIO": throttles }));
     bundle.up();
     let io = value(bundle.cgroup().join("io.max")).expect("io.max");
-    assert_eq!(io, format!("{major}:{minor} rbps=1048576 wbps=max riops=max wiops=max"));
+    assert_eq!(io, format!("{number} rbps=1048576 wbps=2097152 riops=55 wiops=77"));
+}
+
+/// `io.bfq.weight` is there with the module, and knows a disk that has this scheduler.
+#[test]
+#[ignore = "needs bfq and a disk of nobody's: run in the VM by tests/run"]
+fn weights_are_bfqs_for_all_disks_and_for_one() {
+    assert!(Command::new("modprobe").arg("bfq").status().expect("modprobe").success());
+    let (disk, number) = disk();
+    fs::write(format!("/sys/block/{disk}/queue/scheduler"), "bfq").expect("the scheduler");
+    let weights = json!({ "weight": 500, "weightDevice": of_device(&number, "weight", 20) });
+    let bundle = limited("exec sleep 1000", json!({ "blockIO": weights }));
+    bundle.up();
+    let held = || value(bundle.cgroup().join("io.bfq.weight")).expect("io.bfq.weight");
+    assert_eq!(held(), format!("default 500\n{number} 20"));
+    bundle.on("update", &["--blkio-weight", "300"]).well();
+    assert_eq!(held(), format!("default 300\n{number} 20"));
+}
+
+#[test]
+#[ignore = "needs huge pages and their controller: run in the VM by tests/run"]
+fn huge_pages_in_use_and_reserved_are_limited() {
+    let bundle = limited("exec sleep 1000", json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 << 20 }] }));
+    bundle.up();
+    for file in ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"] {
+        assert_eq!(value(bundle.cgroup().join(file)).expect(file), (4 << 20).to_string());
+    }
+}
+
+/// No machine of the tests has an RDMA device: the kernel says that it knows none of this name.
+#[test]
+#[ignore = "needs the rdma controller: run in the VM by tests/run"]
+fn limits_of_rdma_reach_the_kernel() {
+    for key in ["hcaHandles", "hcaObjects"] {
+        let bundle = limited("exec sleep 1000", json!({ "rdma": { "mlx5_9": { key: 3 } } }));
+        let said = outcome(bundle.making("create", &[])).fails("/linux/resources/rdma/mlx5_9");
+        assert!(said.contains("rdma.max") && said.contains("No such device"), "{said}");
+        assert!(!bundle.state_dir().exists());
+    }
 }

@@ -415,6 +415,17 @@ fn a_source_is_what_the_host_has_there_whatever_was_mounted_before() {
     assert_eq!(with_mounts(bundle, mounts).run().well(), "the host's");
 }
 
+/// Each covers what came before, and lies in what is there by then.
+#[test]
+fn they_are_made_in_their_order() {
+    let mounts = [tmpfs("/b/a", &["size=16k"]), tmpfs("/b", &["size=32k"]), tmpfs("/b/a", &["size=48k"])];
+    let bundle = with_mounts(Bundle::new().args(MOUNTINFO), mounts);
+    let table = bundle.run().well();
+    let sizes: Vec<_> = ["size=16k", "size=32k", "size=48k"].iter().filter_map(|size| table.find(size)).collect();
+    assert!(sizes.len() == 3 && sizes.is_sorted(), "{table}");
+    check(&at(&table, "/b/a"), "the last", "size=48k", "size=16k");
+}
+
 #[test]
 fn a_remount_changes_what_is_there() {
     let remount = tmpfs("/data", &["remount", "ro", "noexec"]);

@@ -1,5 +1,8 @@
 //! docs/runtime-spec.md, the table of properties: it says all, and what it says is so.
 
+#[path = "spec_common/shape.rs"]
+mod shape;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +17,7 @@ use serde_json::Value;
 const EVERYTHING: &str = include_str!("corpus/everything.json");
 const TABLE: &str = include_str!("../docs/runtime-spec.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
+const KERNEL_FEATURES: &str = include_str!("../docs/kernel-features.md");
 
 /// Where one property contradicts another the error stands at the first of them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -36,15 +40,17 @@ struct Row<'a> {
     operation: &'a str,
     test: &'a str,
     refused: &'a str,
+    kernel: &'a str,
 }
 
 fn rows() -> Vec<Row<'static>> {
     let cells = |line: &'static str| {
         let cells: Vec<_> = line.trim_matches('|').split(" | ").map(|cell| cell.trim().trim_matches('`')).collect();
-        let [property, operation, test, refused, _kernel] = cells[..] else { panic!("five cells: {line}") };
-        Row { property, operation, test, refused }
+        let [property, operation, test, refused, kernel] = cells[..] else { panic!("five cells: {line}") };
+        Row { property, operation, test, refused, kernel }
     };
-    TABLE.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
+    let (properties, _) = TABLE.split_once("## Beside the properties").expect("the other table");
+    properties.lines().filter(|line| line.starts_with("| `")).map(cells).collect()
 }
 
 fn everything() -> Value {
@@ -120,6 +126,38 @@ fn every_property_has_its_row_and_every_row_its_property() {
     let strange: Vec<_> = said.difference(&there).collect();
     assert!(missing.is_empty() && strange.is_empty(), "no row: {missing:?}; no such property: {strange:?}");
     assert_eq!(rows().len(), said.len(), "a property has two rows");
+}
+
+/// What oci-spec reads that is no property of Linux in the specification, or has its row by another name.
+const NO_ROW: &[&str] = &[
+    // Windows
+    "process.commandLine",
+    "process.user.username",
+    // The specification has them in `linux` and in `mounts`.
+    "uidMappings[].",
+    "gidMappings[].",
+    // Gone since 1.3: `enableCMT` and `enableMBM` are read as `enableMonitoring`.
+    "linux.intelRdt.enableCmt",
+    "linux.intelRdt.enableMbm",
+    // Refused as a whole, ignored as a whole, or by the names that there are.
+    "linux.resources.network.priorities[].",
+    "linux.personality.flags[]",
+    "linux.timeOffsets{}.",
+];
+
+/// A property that the crate with the specification's types learns must get its row.
+#[test]
+fn every_property_that_oci_spec_reads_has_its_row() {
+    let said: BTreeSet<String> = rows().iter().map(|row| row.property.to_owned()).collect();
+    let ours = |property: &String| {
+        let section = property.split(['.', '{']).next().unwrap_or_default();
+        let other = ["solaris", "windows", "vm", "zos", "freebsd"].contains(&section);
+        !other && !NO_ROW.iter().any(|prefix| property.starts_with(prefix))
+    };
+    let known = shape::properties::<oci_spec::runtime::Spec>();
+    assert!(known.contains("linux.resources.blockIO.weightDevice[].leafWeight"), "{known:?}");
+    let missing: Vec<_> = known.into_iter().filter(ours).filter(|property| !said.contains(property)).collect();
+    assert!(missing.is_empty(), "no row: {missing:?}");
 }
 
 #[test]
@@ -201,25 +239,62 @@ fn speaks_of(body: &str, word: &str) -> bool {
     at.any(|(at, _)| body[..at].ends_with(['"', '/']) && body[at + word.len()..].starts_with(['"', '/', '\\', '-']))
 }
 
-/// `FILE::NAME` of an integration test, `MODULE::tests::NAME` of the library: it is there, and speaks of the property.
+/// Linux `MAJOR.MINOR`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.trim_matches([',', ';']).split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 #[test]
-fn every_test_is_there_and_has_the_property() {
+fn a_kernel_newer_than_the_least_stands_with_the_features() {
+    let (_, rest) = KERNEL_FEATURES.split_once("The least kernel is ").expect("the least kernel");
+    let least = rest.split(' ').next().and_then(version).expect("a version");
+    let since: Vec<_> = KERNEL_FEATURES.lines().filter_map(|line| line.split(" | ").nth(1)).collect();
+    let said: BTreeSet<_> = since.iter().flat_map(|cell| cell.split(' ')).filter_map(version).collect();
+    let mut newer = 0;
+    for row in rows() {
+        for version in row.kernel.split(' ').filter_map(version).filter(|version| *version > least) {
+            newer += 1;
+            assert!(said.contains(&version), "{}: {version:?} is not in kernel-features.md", row.property);
+        }
+    }
+    assert!(newer > 1, "the column holds versions");
+}
+
+/// The test `FILE::NAME` or `MODULE::tests::NAME`, with what it calls.
+fn find_test(test: &str) -> Option<String> {
     let mut files = Vec::new();
     for directory in ["tests", "src"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);
     }
+    let (file, name) = test.split_once("::")?;
+    let name = name.rsplit("::").next().unwrap_or(name);
+    let of_file = |path: &&PathBuf| {
+        path.components().any(|part| Path::new(part.as_os_str()).file_stem().is_some_and(|stem| stem == file))
+    };
+    let mut files = files.iter().filter(of_file);
+    files.find_map(|path| with_what_it_calls(&fs::read_to_string(path).expect("a source"), name))
+}
+
+/// The second table: what, where it stands, its test.
+#[test]
+fn what_is_no_property_has_its_test() {
+    let (_, table) = TABLE.split_once("## Beside the properties").expect("the section");
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, place, test] = cells[..] else { panic!("three cells: {row}") };
+        assert!(!place.is_empty() && find_test(test.trim_matches('`')).is_some(), "{row}");
+    }
+}
+
+/// `FILE::NAME` of an integration test, `MODULE::tests::NAME` of the library: it is there, and speaks of the property.
+#[test]
+fn every_test_is_there_and_has_the_property() {
     let mut wrong = Vec::new();
     for row in rows() {
-        let (file, name) = row.test.split_once("::").unwrap_or_else(|| panic!("{}: {}", row.property, row.test));
-        let name = name.rsplit("::").next().unwrap_or(name);
-        let of_file = |path: &&PathBuf| {
-            path.components().any(|part| Path::new(part.as_os_str()).file_stem().is_some_and(|stem| stem == file))
-        };
-        let body = files
-            .iter()
-            .filter(of_file)
-            .find_map(|path| with_what_it_calls(&fs::read_to_string(path).expect("a source"), name));
-        let Some(body) = body else { panic!("{}: no test {}", row.property, row.test) };
+        let Some(body) = find_test(row.test) else { panic!("{}: no test {}", row.property, row.test) };
         let own = row.property.rsplit('.').next().unwrap_or_default().trim_end_matches(['[', ']', '{', '}']);
         let other = OTHER_WORDS.iter().find(|(property, _)| *property == row.property);
         if !other.map_or_else(|| speaks_of(&body, own), |(_, words)| body.contains(words)) {

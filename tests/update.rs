@@ -157,6 +157,7 @@ fn processor_limits_that_are_written_together_keep_the_other_half() {
     assert_eq!((saved(&bundle, "/cpu/quota"), saved(&bundle, "/cpu/burst")), (json!(30_000), json!(10_000)));
     assert_eq!((held(&bundle, "cpu.max.burst").as_str(), held(&bundle, "cpu.weight").as_str()), ("10000", "17"));
     bundle.on("update", &["--cpu-idle", "1"]).well();
+    assert_eq!((saved(&bundle, "/cpu/idle"), held(&bundle, "cpu.idle").as_str()), (json!(1), "1"));
     bundle.on("update", &["--cpu-shares", "200"]).fails("where cpu.idle is 1 there is no weight");
     bundle.on("update", &["--cpu-idle", "0"]).well();
     assert_eq!(held(&bundle, "cpu.weight"), "17", "the weight that it had");
