@@ -83,10 +83,11 @@ terminal() {
 
 # soon COMMAND...: until it succeeds, a minute at most.
 soon() {
-    local end=$((SECONDS + 60))
+    local end=$((SECONDS + 60)) pause=0.05
+    [ -z "${ORLOP_MACHINE:-}" ] || pause=0.3 # the start of sleep(1) takes an emulator that long
     until "$@"; do
         [ $SECONDS -lt $end ] || return 1
-        sleep 0.05
+        sleep "$pause"
     done
 }
 
