@@ -394,6 +394,26 @@ fn without_newuidmap_the_package_that_has_it_is_named() {
     }
 }
 
+#[test]
+fn a_newgidmap_that_does_not_end_is_ended() {
+    let ids =
+        json!([{"containerID": 0, "hostID": USER, "size": 1}, {"containerID": 1, "hostID": 700_000, "size": 1000}]);
+    let mine = Mine::new(&["true"]).edit(|config| {
+        config["linux"]["uidMappings"] = ids.clone();
+        config["linux"]["gidMappings"] = ids.clone();
+    });
+    let pid = mine.runtime.join("pid");
+    let script = format!("#!/bin/sh\necho $$ >{}\nexec /bin/sleep 1000\n", pid.display());
+    let program = mine.bundle.dir.join("newgidmap");
+    fs::write(&program, script).expect("a program");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let path = mine.bundle.dir.to_str().expect("a path");
+    let said = by_newuidmap(&mine, &format!("{USER}:700000:1000\n"), path).fails("did not end in 10 s");
+    assert!(said.contains("/linux/gidMappings") && said.contains("nsswitch.conf"), "{said}");
+    assert!(!common::alive(value(&pid).expect("it ran").parse().expect("a pid")));
+    nothing_left(&mine);
+}
+
 /// Where newuidmap is.
 const PATH: &str = "/usr/bin";
 

@@ -718,6 +718,20 @@ fn a_detached_supervisor_stays_and_is_asked_over_its_socket() {
     nothing_left(&supervised);
 }
 
+/// It goes to the root directory, and all that it writes later lies where its caller meant.
+#[test]
+fn a_directory_is_the_callers_also_for_a_detached_supervisor() {
+    let supervised = Supervised::new("sleep 1000", json!({"stop": {"timeoutSeconds": 0.1}}));
+    let mut command = Command::new(SHIM);
+    command.current_dir(&supervised.bundle.dir).args(["--directory", "shims", "run", "--detach", "--root"]);
+    command.arg(&supervised.bundle.store).arg(&supervised.bundle.dir).arg(&supervised.bundle.id);
+    outcome(command).well();
+    let stop = format!("POST /v1/containers/{}/stop", supervised.bundle.id);
+    assert_eq!(supervised.ask("control.sock", &stop).0, 200);
+    wait(|| supervised.directory().join("last.json").exists());
+    nothing_left(&supervised);
+}
+
 #[test]
 fn a_restart_is_asked_for_and_counts_as_none() {
     let supervised = Supervised::new("sleep 1000", json!({"stop": {"timeoutSeconds": 0.1}}));

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
@@ -13,7 +12,6 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::error::{Error, Result, errno_text};
 use crate::plan::op::Hook;
-use crate::sys::process::{pidfd_open, poll_in};
 
 /// How much of a failed hook's output goes into the error.
 const SHOWN: u64 = 4096;
@@ -70,30 +68,14 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
         failed(format!("exec {}: {}", hook.path.to_string_lossy(), errno_text(errno)))
             .hint("a hook is an absolute path of the host, executable, with its interpreter there")
     })?;
-    let pidfd: OwnedFd = match pidfd_open(child.id() as i32) {
-        Ok(pidfd) => pidfd,
-        Err(errno) => {
-            // Without it there is no bound, so the hook does not go on. Its group is its own, and it is not waited for yet.
-            let _ = crate::sys::process::kill_group(child.id() as i32);
-            let _ = child.wait();
-            let error = failed("it can't be waited for in its time".to_owned()).call("pidfd_open", errno);
-            return Err(error);
-        }
-    };
     let milliseconds = i32::try_from(u64::from(hook.timeout) * 1000).unwrap_or(i32::MAX);
-    let in_time = poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false);
-    if !in_time {
-        // Its group is its own, made above, and its leader is not waited for yet.
-        let _ = crate::sys::process::kill_group(child.id() as i32);
-    }
-    let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    if in_time && status.success() {
-        return Ok(());
-    }
-    let why = match (in_time, status.signal()) {
-        (false, _) => format!("context deadline exceeded: killed after {} s", hook.timeout),
-        (true, Some(signal)) => format!("signal {signal}"),
-        (true, None) => format!("exit status {}", status.code().unwrap_or(-1)),
+    let ended = super::bound::wait(&mut child, milliseconds)
+        .map_err(|(call, errno)| failed("it can't be waited for in its time".to_owned()).call(call, errno))?;
+    let why = match ended.map(|status| (status.signal(), status.code())) {
+        None => format!("context deadline exceeded: killed after {} s", hook.timeout),
+        Some((_, Some(0))) => return Ok(()),
+        Some((Some(signal), _)) => format!("signal {signal}"),
+        Some((None, code)) => format!("exit status {}", code.unwrap_or(-1)),
     };
     Err(failed(format!("{why}, output: {}", tail(output))))
 }

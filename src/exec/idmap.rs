@@ -1,12 +1,17 @@
 //! Id maps of a user namespace (user_namespaces(7)).
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::{bound, hooks};
 use crate::error::{Error, Result};
 use crate::plan::IdMap;
+
+/// Seconds that newuidmap(1) may take.
+const PATIENCE: i32 = 10;
 
 /// Writes both maps of `pid`, which has just entered its user namespace and waits.
 ///
@@ -65,17 +70,28 @@ fn program(name: &str, pid: Pid, maps: &[IdMap], file: &str) -> Result<()> {
         command.args([map.container, map.host, map.size].map(|number| number.to_string()));
     }
     crate::sys::process::unblock_signals(&mut command);
-    let output = command.stdin(Stdio::null()).output().map_err(|error| {
+    let output = hooks::memory_file(c"output")?;
+    let copy = output.try_clone().map_or_else(|_| Stdio::null(), Stdio::from);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(copy).process_group(0);
+    let mut child = command.spawn().map_err(|error| {
         Error::new(format!("run {name}"))
-            .call(format!("execve({name})"), Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+            .call(format!("execve({name})"), crate::host::errno(&error))
             .at(place)
             .hint("Debian's package uidmap has it; without it an ordinary user can map one id only, his own")
     })?;
-    if output.status.success() {
+    let ended = bound::wait(&mut child, PATIENCE * 1000)
+        .map_err(|(call, errno)| Error::new(format!("wait for {name}")).call(call, errno).at(place))?;
+    let Some(status) = ended else {
+        let error = Error::new(format!("map the ids by {name}: it did not end in {PATIENCE} s, and was killed"));
+        return Err(error
+            .at(place)
+            .hint("it asks whoever knows the host's users (nsswitch.conf), which may not answer"));
+    };
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().trim_start_matches(name).trim_start_matches(": ");
+    let said = hooks::tail(output);
+    let said = said.trim_start_matches(name).trim_start_matches(": ");
     Err(Error::new(format!("map the ids by {name}: {said}"))
         .at(place)
         .hint(format!("the ranges must be the user's in {file}")))

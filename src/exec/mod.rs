@@ -1,5 +1,6 @@
 //! The parent's side of a plan: open what the child inherits, clone, answer, and undo when something fails.
 
+mod bound;
 pub mod create;
 pub mod dump;
 pub mod enter;

@@ -180,6 +180,8 @@ pub fn main() -> i32 {
         }
     };
     let directory = line.directory.unwrap_or_else(record::default_directory);
+    // A supervisor of its own goes to the root directory.
+    let directory = std::path::absolute(&directory).unwrap_or(directory);
     let root = crate::state::default_root(crate::host::in_runtime_dir());
     let source = Source { directory: directory.clone(), root };
     let done = match line.verb {

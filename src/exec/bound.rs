@@ -1,0 +1,27 @@
+//! The end of a program of the host's that the runtime waits for, in bounded time.
+
+use std::os::fd::AsFd;
+use std::process::{Child, ExitStatus};
+
+use nix::errno::Errno;
+
+use crate::sys::process::{kill_group, pidfd_open, poll_in};
+
+/// Waits for a program that leads a process group of its own (`CommandExt::process_group`). None: its time was over, and it
+/// was killed with its group.
+///
+/// # Errors
+/// The call that failed; the group does not go on then either.
+pub fn wait(child: &mut Child, milliseconds: i32) -> Result<Option<ExitStatus>, (&'static str, Errno)> {
+    let id = child.id() as i32;
+    let in_time = pidfd_open(id).map_err(|errno| ("pidfd_open", errno)).and_then(|pidfd| {
+        // What interrupts it is no answer: then its time is taken to be over.
+        Ok(poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false))
+    });
+    if !matches!(in_time, Ok(true)) {
+        // Its group is its own, and its leader is not waited for yet.
+        kill_group(id).map_err(|errno| ("kill", errno))?;
+    }
+    let status = child.wait().map_err(|error| ("wait4", crate::host::errno(&error)))?;
+    in_time.map(|in_time| in_time.then_some(status))
+}
