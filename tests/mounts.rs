@@ -204,6 +204,20 @@ fn rbind_brings_the_submounts_and_bind_does_not() {
     assert_eq!(bundle.run().well(), "-\ninner");
 }
 
+/// What lies below it would be uncovered: the kernel does not do that for a user namespace.
+#[test]
+fn a_bind_in_a_user_namespace_takes_what_is_mounted_below() {
+    let bundle = Bundle::script("ls /rbind/sub").with_user();
+    let (source, _mounts) = tree(&bundle);
+    let both = |options: &[&str]| [bind(&source, "/rbind", &["rbind"]), bind(&source, "/bind", options)];
+    let alone = with_mounts(bundle, both(&["bind"]));
+    let said = alone.run().fails("/mounts/8");
+    assert!(said.contains("mounted below the source") && said.contains("rbind"), "{said}");
+    let all = alone.edit(|config| config["mounts"][8]["options"] = json!(["rbind"]));
+    let _gone_first = _mounts;
+    assert_eq!(all.run().well(), "inner");
+}
+
 #[test]
 fn ro_is_for_the_mount_and_rro_for_all_below_it() {
     let script = "for d in plain all; do for f in $d/new $d/sub/new; do touch /$f 2>/dev/null; echo $f $?; done; done";
@@ -295,6 +309,12 @@ fn tmpcopyup_brings_what_the_image_has() {
 }
 
 /// Id-mapped tmpfs is there since Linux 6.3; below it the error says so.
+fn tmpfs_can_be_mapped() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+}
+
 #[test]
 fn an_idmapped_bind_shifts_the_owners() {
     let bundle =
@@ -316,15 +336,30 @@ fn an_idmapped_bind_shifts_the_owners() {
     )
     .edit(|config| config["process"]["user"] = json!({ "uid": 5003, "gid": 6004 }));
     let _gone_first = _mounts;
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    if (numbers.next(), numbers.next()) < (Some(6), Some(3)) {
+    if !tmpfs_can_be_mapped() {
         bundle.run().fails("or this kernel for it, has no id-mapped mounts");
         return;
     }
     assert_eq!(bundle.run().well(), "5000:6000\n5007:6008\n5000:6000\n0:0");
     let made = fs::metadata(source.join("new")).expect("what was made inside");
     assert_eq!((std::os::unix::fs::MetadataExt::uid(&made), std::os::unix::fs::MetadataExt::gid(&made)), (3, 4));
+}
+
+/// With the option alone the mappings are those of the container's user namespace: what is 7 outside is 7 inside.
+#[test]
+fn an_idmapped_bind_without_mappings_has_the_containers() {
+    let bundle = Bundle::script("stat -c '%u:%g' /plain/seven /data/seven").with_user();
+    let (source, _mounts) = tree(&bundle);
+    fs::write(source.join("seven"), "").expect("a file");
+    std::os::unix::fs::chown(source.join("seven"), Some(7), Some(8)).expect("chown");
+    let mounts = [bind(&source, "/plain", &["rbind"]), bind(&source, "/data", &["bind", "idmap"])];
+    let bundle = with_mounts(bundle, mounts);
+    let _gone_first = _mounts;
+    if !tmpfs_can_be_mapped() {
+        bundle.run().fails("or this kernel for it, has no id-mapped mounts");
+        return;
+    }
+    assert_eq!(bundle.run().well(), "65534:65534\n7:8");
 }
 
 /// Links of the image are followed inside of it, whatever they say.

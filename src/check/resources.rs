@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxNamespaceType, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxNamespaceType, LinuxResources, MemoryPolicyModeType};
 
 use super::{Findings, Namespace, Subject, plan::ID};
 use crate::bundle::escape;
@@ -22,8 +22,10 @@ pub(super) fn check(subject: &Subject, systemd_cgroup: bool, findings: &mut Find
     for key in linux.sysctl().iter().flat_map(|map| map.keys()) {
         sysctl(key, subject, findings);
     }
-    if let Some(nodes) = linux.memory_policy().as_ref().and_then(|policy| policy.nodes().as_deref()) {
-        online(nodes, "/linux/memoryPolicy/nodes", &NODES, findings);
+    if let Some(policy) = linux.memory_policy() {
+        online(policy.nodes().as_deref().unwrap_or_default(), "/linux/memoryPolicy/nodes", &NODES, findings);
+        let release = nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+        newer_mode(policy.mode(), &release.unwrap_or_default()).into_iter().for_each(|error| findings.warning(error));
     }
     let Some(resources) = linux.resources() else { return };
     if let Some(cpu) = resources.cpu() {
@@ -34,6 +36,23 @@ pub(super) fn check(subject: &Subject, systemd_cgroup: bool, findings: &mut Find
     if let Some(io) = resources.block_io() {
         block_devices(io, findings);
     }
+}
+
+/// A mode that came after the least kernel. It can't be asked for without being set, and distributions bring it to older kernels.
+fn newer_mode(mode: MemoryPolicyModeType, release: &str) -> Option<Error> {
+    let (name, since) = match mode {
+        MemoryPolicyModeType::MpolPreferredMany => ("MPOL_PREFERRED_MANY", (5, 15)),
+        MemoryPolicyModeType::MpolWeightedInterleave => ("MPOL_WEIGHTED_INTERLEAVE", (6, 9)),
+        _ => return None,
+    };
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let here = (numbers.next()?, numbers.next()?);
+    let (major, minor) = since;
+    (here < since).then(|| {
+        Error::new(format!("this kernel, {release}, may not have {name}"))
+            .at("/linux/memoryPolicy/mode")
+            .hint(format!("Linux {major}.{minor} was the first"))
+    })
 }
 
 /// Where the container's cgroup would be made, and whether what limits it would come down to it.
@@ -184,6 +203,18 @@ fn network_device(path: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modes_of_a_memory_policy_by_the_release() {
+        let doubtful = |mode, release: &str| newer_mode(mode, release).is_some();
+        let (many, weighted) = (MemoryPolicyModeType::MpolPreferredMany, MemoryPolicyModeType::MpolWeightedInterleave);
+        assert_eq!(["5.14.0-1", "5.15.0"].map(|release| doubtful(many, release)), [true, false]);
+        assert_eq!(
+            ["6.1.0-56-cloud-amd64", "6.8.12", "6.9-rc1", "7.0"].map(|r| doubtful(weighted, r)),
+            [true, true, false, false]
+        );
+        assert!(!doubtful(MemoryPolicyModeType::MpolBind, "5.14.0") && !doubtful(weighted, "unknown"));
+    }
 
     #[test]
     fn lists_and_sizes() {

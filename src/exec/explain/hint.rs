@@ -61,6 +61,10 @@ fn by_user_namespace(op: &Op, errno: Errno) -> Option<&'static str> {
         (Source::New { .. }, Errno::EPERM) => {
             Some("in a user namespace the kernel mounts only some types of file systems (user_namespaces(7))")
         }
+        // mount_namespaces(7): mounts that come from a more privileged namespace are locked together.
+        (Source::Bind(_), Errno::EINVAL) if !mount.options.recursive => {
+            Some("something is mounted below the source, which in a user namespace can't be left out: rbind takes all")
+        }
         (Source::Bind(_), Errno::EACCES) => {
             Some("the way to the source must be passable for the ids of the user namespace")
         }
