@@ -178,6 +178,13 @@ fn id_maps_are_as_written() {
     assert_eq!(words(&common::proc_status(pid, "Groups")), ["100013"]);
 }
 
+/// As with runc: to nobody they would not be the container's to change.
+#[test]
+fn message_queues_belong_to_root_of_a_user_namespace() {
+    let bundle = Bundle::script("stat -c %u /dev/mqueue").with_user();
+    assert_eq!(bundle.run().well(), "0");
+}
+
 #[test]
 fn sysctls_are_the_containers_own() {
     let files = ["net/ipv4/ip_unprivileged_port_start", "kernel/shmmni"];

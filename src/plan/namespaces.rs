@@ -126,9 +126,20 @@ impl Namespaces {
     /// What clone3(2) makes. The cgroup namespace is not among it: its root is the cgroup in which it is unshared, and
     /// before Linux 6.x a clone into a cgroup took the parent's.
     pub(super) fn clone_flags(&self) -> u64 {
-        let made = |kind: &Kind| *kind != Kind::Cgroup && !(*kind == Kind::Time && self.time_offsets);
+        let made = |kind: &Kind| match kind {
+            Kind::Cgroup => false,
+            Kind::Time => !self.time_offsets,
+            Kind::Ipc => !self.becomes_root(),
+            _ => true,
+        };
         let flag = |(kind, by_path, _): &(Kind, bool, Pointer)| if !by_path && made(kind) { *kind as u64 } else { 0 };
         self.kinds.iter().map(flag).fold(0, |flags, flag| flags | flag)
+    }
+
+    /// Set-up is done as root of the new user namespace. Whoever makes an IPC namespace owns the root of its mqueue, and clone3(2)
+    /// would make it as the caller, who is nobody there.
+    fn becomes_root(&self) -> bool {
+        self.userns.as_ref().is_some_and(|userns| maps_zero(&userns.uids) && maps_zero(&userns.gids))
     }
 
     /// setns(2) to a pid or user namespace and time offsets act on children only; and what is joined beside a new user
@@ -177,12 +188,15 @@ impl Namespaces {
     }
 
     pub(super) fn enter(&self, child: &mut Steps, in_cgroup: bool) {
-        if let Some(userns) = &self.userns {
+        if self.userns.is_some() {
             child.push(Op::Await(Request::IdMaps), "/linux/uidMappings");
-            if maps_zero(&userns.uids) && maps_zero(&userns.gids) {
+            if self.becomes_root() {
                 child.push(Op::BecomeRoot, "/linux/uidMappings");
             }
             child.push(Op::DieWithParent, "");
+            if let (Some(from), true) = (self.made(Kind::Ipc), self.becomes_root()) {
+                child.push(Op::Unshare { flags: libc::CLONE_NEWIPC }, from.clone());
+            }
         }
         if !self.needs_stage() {
             // Paths were checked when the slots were planned; a NUL can't be in a path that was opened.
