@@ -242,6 +242,8 @@ impl MountOptions {
         }
         for parameter in split_at_commas(option) {
             let (name, value) = match parameter.split_once('=') {
+                // SELinux takes the quotes away from mount(2)'s one string, and not here
+                Some((name, value)) if name.ends_with("context") => (name, Some(value.replace('"', ""))),
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (parameter, None),
             };
@@ -380,7 +382,7 @@ mod tests {
             ("nodelalloc", None),
             ("mode", Some("1777")),
             ("uid", Some("5")),
-            ("context", Some("\"a,b\"")),
+            ("context", Some("a,b")),
             ("lowerdir", Some("/a\\,b:/c")),
             ("x", Some("")),
         ];
