@@ -1,5 +1,6 @@
 //! The only probe of the host: what planning may know of it.
 
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,13 @@ pub fn selinux() -> bool {
     mounted
         && std::fs::read_to_string("/proc/self/attr/current")
             .is_ok_and(|label| label.trim_end_matches('\0') != "kernel")
+}
+
+/// The policy that is loaded has no such label. Who may not ask it (`security: check_context`) learns nothing.
+fn unknown_label(label: Option<&str>) -> bool {
+    let Some(label) = label.filter(|label| !label.is_empty() && selinux()) else { return false };
+    let ask = std::fs::OpenOptions::new().write(true).open("/sys/fs/selinux/context");
+    ask.is_ok_and(|mut file| file.write_all(label.as_bytes()).is_err_and(|error| errno(&error) == Errno::EINVAL))
 }
 
 /// AppArmor is enabled, by what its module says, and has its own file for the label of an execve (Linux 5.8).
@@ -157,6 +165,8 @@ pub fn label_context(process: Option<&Process>, mount_label: Option<&str>, facts
         rootless: facts.ordinary(),
         host_network: false,
         no_selinux: (given(label) || given(mount_label)) && !selinux(),
+        unknown_label: unknown_label(label),
+        unknown_mount_label: unknown_label(mount_label),
         no_apparmor: given(profile) && !apparmor(),
     }
 }

@@ -32,6 +32,10 @@ pub struct Context {
     pub host_network: bool,
     /// There is an SELinux label, and the kernel has SELinux not enabled.
     pub no_selinux: bool,
+    /// The SELinux policy does not know the process's label.
+    pub unknown_label: bool,
+    /// Nor that of mounts.
+    pub unknown_mount_label: bool,
     /// There is an AppArmor profile, and the kernel has AppArmor not enabled.
     pub no_apparmor: bool,
 }

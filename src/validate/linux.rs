@@ -278,5 +278,8 @@ fn mount_label(linux: &Linux, context: &Context) -> Result<()> {
     if context.no_selinux && !label.is_empty() {
         return Err(super::process::no_selinux("/mountLabel"));
     }
+    if context.unknown_mount_label {
+        return Err(super::process::unknown_label("/mountLabel", linux.mount_label()));
+    }
     super::no_nul("/mountLabel", Path::new(label))
 }

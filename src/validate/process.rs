@@ -108,6 +108,9 @@ pub(super) fn labels(found: &mut Found, process: &Process, context: &Context) ->
     if context.no_selinux && given(process.selinux_label()) {
         found.note(Err(no_selinux("/selinuxLabel")))?;
     }
+    if context.unknown_label {
+        found.note(Err(unknown_label("/selinuxLabel", process.selinux_label())))?;
+    }
     if context.no_apparmor && given(process.apparmor_profile()) {
         found.note(Err(bad("/apparmorProfile", "apparmor: config provided but apparmor not supported")
             .hint("take it out, or boot with apparmor=1 (/sys/kernel/security/lsm)")))?;
@@ -118,6 +121,12 @@ pub(super) fn labels(found: &mut Found, process: &Process, context: &Context) ->
 pub(super) fn no_selinux(place: &str) -> Error {
     bad(place, "selinux label is specified in config, but selinux is disabled or not supported")
         .hint("take it out, or boot with selinux=1 (/sys/kernel/security/lsm)")
+}
+
+pub(super) fn unknown_label(place: &str, label: &Option<String>) -> Error {
+    let label = label.as_deref().unwrap_or_default();
+    bad(place, format!("the SELinux policy that is loaded does not know the label {label:?}"))
+        .hint("user:role:type:level, as `ps -Z` and `ls -Z` show them; container-selinux has the types of containers")
 }
 
 /// `sched_setattr(2)`: which policy takes which of the other values.

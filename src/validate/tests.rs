@@ -6,7 +6,14 @@ use super::*;
 use crate::bundle::Bundle;
 use crate::spec::default_spec;
 
-const ROOT: Context = Context { rootless: false, host_network: false, no_selinux: false, no_apparmor: false };
+const ROOT: Context = Context {
+    rootless: false,
+    host_network: false,
+    no_selinux: false,
+    unknown_label: false,
+    unknown_mount_label: false,
+    no_apparmor: false,
+};
 const ROOTLESS: Context = Context { rootless: true, ..ROOT };
 
 /// Gives the value at `pointer` a new value; objects on the way are made, `-` appends to an array.

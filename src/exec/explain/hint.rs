@@ -15,7 +15,7 @@ pub(super) fn of(plan: &Plan, op: &Op, failure: &Failure) -> Option<String> {
         return Some(denied);
     }
     // In a user namespace of its own the process has every capability over what is the container's.
-    if let Some(closed) = by_landlock(plan, op, errno) {
+    if let Some(closed) = by_landlock(plan, op, errno).or_else(|| by_selinux(plan, op, failure)) {
         return Some(closed.to_owned());
     }
     let missing = needed(op).filter(|_| errno == Errno::EPERM && !in_userns(plan)).and_then(lacks);
@@ -91,6 +91,24 @@ fn by_landlock(plan: &Plan, op: &Op, errno: Errno) -> Option<&'static str> {
     let restricted = plan.child.iter().any(|step| step.op == Op::LandlockRestrict);
     (restricted && matches!(op, Op::Exec { .. } | Op::Hook(_)) && errno == Errno::EACCES)
         .then_some("org.orlop.landlock.execute must name the program and its interpreter, or a directory above each")
+}
+
+/// The words for a change of label that the policy refuses, and for a label of a mount's own options that it does not know.
+fn by_selinux(plan: &Plan, op: &Op, failure: &Failure) -> Option<&'static str> {
+    let is_label = |op: &Op| matches!(op, Op::ExecLabel { file, .. } if file.as_c_str() == c"self/attr/exec");
+    let labelled = || plan.child.iter().any(|step| is_label(&step.op));
+    match (op, failure.errno) {
+        (Op::Exec { .. }, Errno::EACCES | Errno::EPERM) if labelled() => Some(
+            "it may be the SELinux policy, too: it must let the runtime's own label change to process.selinuxLabel \
+             (transition, and nnp_transition with noNewPrivileges) by this file (entrypoint); the audit log tells",
+        ),
+        (Op::Mount(_), Errno::EINVAL)
+            if failure.detail.starts_with("parameter ") && failure.detail.ends_with("context") =>
+        {
+            Some("the SELinux policy that is loaded does not know this label, or SELinux is not enabled")
+        }
+        _ => None,
+    }
 }
 
 /// The words for a capability that this runtime does not have, as in a container or a service with a bounding set; none if
