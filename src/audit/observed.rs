@@ -114,12 +114,17 @@ fn no_new_privileges(pid: i32) -> bool {
     status.lines().any(|line| line.strip_prefix("NoNewPrivs:").is_some_and(|value| value.trim() == "1"))
 }
 
-/// Without its mode, and none when it confines nothing.
+/// Without its mode, and none when it confines nothing. Under SELinux whoever was given none has the runtime's.
 fn label(pid: i32) -> Option<String> {
-    let label = read(pid, "attr/current")?.trim_matches(['\n', '\0']).to_owned();
-    let name = label.split(" (").next().unwrap_or_default().to_owned();
-    let plain = name.is_empty() || name == "unconfined" || name.contains(":unconfined_t:") || name == "kernel";
-    (!plain).then_some(name)
+    let name = given_label(pid)?;
+    let inherited = || crate::host::selinux() && given_label(std::process::id() as i32).as_ref() == Some(&name);
+    let plain = name.is_empty() || name == "unconfined" || name.contains(":unconfined_") || name == "kernel";
+    (!plain && !inherited()).then_some(name)
+}
+
+fn given_label(pid: i32) -> Option<String> {
+    let label = read(pid, "attr/current")?;
+    label.trim_matches(['\n', '\0']).split(" (").next().map(str::to_owned)
 }
 
 fn read_only(entry: &MountInfo) -> bool {
