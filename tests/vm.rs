@@ -1,7 +1,8 @@
 //! Every integration test once more, as `vm::BINARY::TEST`, in a virtual machine with nothing but cgroup v2 and each of its
 //! controllers, those included that are `#[ignore]`d natively for want of one.
 //!
-//! The tests of the systemd driver, and of units, run in a machine of their own, whose first process is systemd.
+//! The tests of the systemd driver, and of units, run in a machine of their own, whose first process is systemd; those of
+//! SELinux in one whose kernel has it.
 //!
 //! One machine serves one run: the first case boots it by `tests/vm/boot`, each case leaves a request in its queue and waits
 //! for the answer, and it ends with the runner. Where there can be no machine the cases are ignored, with the reason; with
@@ -53,8 +54,8 @@ const NATIVE_ONLY: &[&str] = &[
     "slurm",
     "spec",
 ];
-/// Those that get the machine with systemd.
-const SYSTEMD: &[&str] = &["systemd", "units"];
+/// Those that get another machine, with what the scripts take before their other arguments.
+const FLAVOURS: &[(&str, &str)] = &[("selinux", "--selinux"), ("systemd", "--systemd"), ("units", "--systemd")];
 /// Two attempts to boot, each bounded by the script to two minutes.
 const BOOT: Duration = Duration::from_secs(270);
 /// The guest kills a test after 300 s.
@@ -64,8 +65,8 @@ fn main() {
     let arguments = Arguments::from_args();
     // with --exact the runner has listed before, and asks for one case
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    let reason = |systemd| if arguments.exact || ci { None } else { impossible(systemd) };
-    let (plain, systemd) = (reason(false), reason(true));
+    let reason = |flavour| if arguments.exact || ci { None } else { impossible(flavour) };
+    let reasons = [None, Some("--selinux"), Some("--systemd")].map(|flavour| (flavour, reason(flavour)));
     let trials: Vec<_> = test_binaries(NATIVE_ONLY)
         .into_iter()
         .flat_map(|(name, binary)| tests_of(&binary).into_iter().map(move |test| (name.clone(), binary.clone(), test)))
@@ -73,8 +74,9 @@ fn main() {
             !NATIVE_ONLY.iter().any(|only| format!("{name}::{test}").starts_with(&format!("{only}::")))
         })
         .map(|(name, binary, test)| {
-            let impossible = if SYSTEMD.contains(&name.as_str()) { &systemd } else { &plain };
-            let kind = impossible.as_ref().map(|reason| format!("skipped: {reason}")).unwrap_or_default();
+            let impossible =
+                reasons.iter().find_map(|(one, reason)| (*one == flavour(&name)).then_some(reason.as_ref())?);
+            let kind = impossible.map(|reason| format!("skipped: {reason}")).unwrap_or_default();
             Trial::test(format!("vm::{name}::{test}"), move || run(&name, &binary, &test))
                 .with_kind(kind)
                 .with_ignored_flag(impossible.is_some())
@@ -86,15 +88,14 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// What the scripts of the machine with systemd take before their other arguments.
-fn flavour(systemd: bool) -> &'static [&'static str] {
-    if systemd { &["--systemd"] } else { &[] }
+fn flavour(name: &str) -> Option<&'static str> {
+    FLAVOURS.iter().find_map(|(binary, flavour)| (*binary == name).then_some(*flavour))
 }
 
-/// Why there can be no machine here, by the script that gets its kernel, and its root.
-fn impossible(systemd: bool) -> Option<String> {
+/// Why there can be no machine here, by the script that gets its kernel, and its root or policy.
+fn impossible(flavour: Option<&str>) -> Option<String> {
     let mut prepare = Command::new(format!("{PROJECT}/tests/vm/prepare"));
-    let prepare = prepare.args(flavour(systemd)).output().expect("tests/vm/prepare starts");
+    let prepare = prepare.args(flavour).output().expect("tests/vm/prepare starts");
     (!prepare.status.success()).then(|| String::from_utf8_lossy(&prepare.stderr).trim().to_owned())
 }
 
@@ -110,7 +111,7 @@ fn assert_current(name: &str, binary: &Path) -> Result<(), Failed> {
 /// One test in the machine: a request in its queue, then the answer.
 fn run(name: &str, binary: &Path, test: &str) -> Result<(), Failed> {
     assert_current(name, binary)?;
-    let machine = machine(SYSTEMD.contains(&name))?;
+    let machine = machine(flavour(name))?;
     let request = machine.join("queue").join(format!("{name}.{}.request", test.replace("::", ".")));
     let command =
         format!("cd '{PROJECT}' && exec '{}' --exact '{test}' --include-ignored --nocapture\n", binary.display());
@@ -133,17 +134,17 @@ fn run(name: &str, binary: &Path, test: &str) -> Result<(), Failed> {
 }
 
 /// The directory of this run's machine, once it takes requests. Whoever makes the directory boots it.
-fn machine(systemd: bool) -> Result<PathBuf, Failed> {
+fn machine(flavour: Option<&str>) -> Result<PathBuf, Failed> {
     // nextest starts a process per case; cargo test runs them all in this one
     let runner =
         if std::env::var_os("NEXTEST").is_some() { std::os::unix::process::parent_id() } else { std::process::id() };
     let project = fs::canonicalize(PROJECT)?;
-    let directory = format!("target/vm/run-{runner}-{}{}", start_time(runner)?, flavour(systemd).concat());
+    let directory = format!("target/vm/run-{runner}-{}{}", start_time(runner)?, flavour.unwrap_or_default());
     let directory = project.join(directory);
     fs::create_dir_all(project.join("target/vm"))?;
     if fs::create_dir(&directory).is_ok() {
         Command::new(project.join("tests/vm/boot"))
-            .args(flavour(systemd))
+            .args(flavour)
             .arg(&directory)
             .arg(runner.to_string())
             .arg(PROJECT)
