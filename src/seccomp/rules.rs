@@ -3,8 +3,9 @@
 //! Several rules for one system call mean what libseccomp makes of them:
 //! - The first rule without conditions decides alone, whatever comes before or after it.
 //! - Rules with conditions are tried from the most to the least specific: higher argument indices first, then
-//!   `EQ`/`NE`/`MASKED_EQ` before `LT`/`LE` before `GE`/`GT`, then the value that leaves less room. Where conditions tie and
-//!   are not the same (one value under two masks), the one that came first is tried first, with all that is added to it.
+//!   `EQ`/`NE`/`MASKED_EQ` before `LT`/`LE` before `GE`/`GT`, then the value that leaves less room. An equality is compared by
+//!   its upper half, and then by its lower one. Where halves tie and are not the same (one value under two masks), the one that
+//!   came first is tried first, with all that begins likewise.
 //! - A rule that only adds conditions to an earlier one never matters.
 //! - Two actions under the same conditions are an error.
 
@@ -124,19 +125,34 @@ impl Condition {
         self
     }
 
-    /// Order of trial: `Less` comes first.
-    fn order(&self, other: &Self) -> Ordering {
-        let class = |condition: &Self| match (condition.jump, condition.negated) {
+    /// What is compared one after the other, masks and values: the halves of an equality, another condition as a whole.
+    fn parts(&self) -> [(u64, u64); 2] {
+        let half = |shift: u32| (self.mask >> shift & u64::from(u32::MAX), self.value >> shift & u64::from(u32::MAX));
+        if self.jump == Jump::Eq { [half(32), half(0)] } else { [(self.mask, self.value), (0, 0)] }
+    }
+
+    /// Is the comparison the same, as far as its first `parts` go?
+    fn begins_like(&self, other: &Self, parts: usize) -> bool {
+        (self.arg, self.jump) == (other.arg, other.jump) && self.parts()[..parts] == other.parts()[..parts]
+    }
+
+    /// `EQ`, `LT` or `GT`, and their like.
+    fn class(&self) -> u8 {
+        match (self.jump, self.negated) {
             (Jump::Eq, _) => 0,
             (_, true) => 1,
             (_, false) => 2,
-        };
-        let by_value = self.value.cmp(&other.value);
-        (other.arg.cmp(&self.arg)).then_with(|| class(self).cmp(&class(other))).then(if class(self) == 1 {
-            by_value
-        } else {
-            by_value.reverse()
-        })
+        }
+    }
+
+    /// Order of trial by all but the values; `Less` comes first.
+    fn order(&self, other: &Self) -> Ordering {
+        other.arg.cmp(&self.arg).then_with(|| self.class().cmp(&other.class()))
+    }
+
+    /// Of two values that conditions of this class compare with.
+    fn order_of_values(&self, one: u64, other: u64) -> Ordering {
+        if self.class() == 1 { one.cmp(&other) } else { other.cmp(&one) }
     }
 }
 
@@ -144,10 +160,21 @@ impl Condition {
 fn order(all: &[Match], one: usize, other: usize) -> Ordering {
     let (one, other) = (&all[one].conditions, &all[other].conditions);
     let Some(differ) = one.iter().zip(other).position(|(a, b)| a != b) else { return other.len().cmp(&one.len()) };
+    let (a, b) = (&one[differ], &other[differ]);
     // The first that begins likewise: what came later goes where that one is.
-    let first =
-        |conditions: &[Condition]| all.iter().position(|each| each.conditions.starts_with(&conditions[..=differ]));
-    one[differ].order(&other[differ]).then_with(|| first(one).cmp(&first(other)))
+    let first = |condition: &Condition, parts| {
+        let likewise = |each: &Condition| each.begins_like(condition, parts);
+        let begins = |each: &Match| each.conditions.starts_with(&one[..differ]);
+        all.iter().position(|each| begins(each) && each.conditions.get(differ).is_some_and(likewise))
+    };
+    let by_part = |part: usize| {
+        let (value, others) = (a.parts()[part].1, b.parts()[part].1);
+        a.order_of_values(value, others).then_with(|| match a.begins_like(b, part + 1) {
+            true => Ordering::Equal,
+            false => first(a, part + 1).cmp(&first(b, part + 1)),
+        })
+    };
+    a.order(b).then_with(|| by_part(0)).then_with(|| by_part(1))
 }
 
 /// `matches`, which are as they came, in the order of trial.

@@ -323,6 +323,29 @@ fn one_value_under_two_masks_means_the_same() {
     }
 }
 
+/// An equality is two comparisons for libseccomp, of the halves: what has the upper half of an earlier rule goes where that one is.
+#[test]
+fn halves_of_an_equality_are_ordered_apart() {
+    let Some(library) = Libseccomp::open() else { return };
+    let equal = |value: u64| json!([{ "index": 0, "value": value, "op": "SCMP_CMP_EQ" }]);
+    let masked = |mask: u64| json!([{ "index": 0, "value": mask, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }]);
+    let other = json!([{ "index": 0, "value": 3, "op": "SCMP_CMP_NE" }]);
+    let rules = [equal(1), equal(0), masked(1), masked(1 << 32), equal(1 << 32), other];
+    let names = ["ERRNO", "TRAP", "KILL", "KILL_PROCESS", "LOG", "TRACE"];
+    for places in (0..216).map(|number| [number / 36, number / 6 % 6, number % 6]) {
+        let syscalls: Vec<_> = places
+            .map(|place| {
+                json!({ "names": ["clone3"], "action": format!("SCMP_ACT_{}", names[place]), "args": rules[place] })
+            })
+            .into();
+        let section = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls });
+        let section = with_getpid(serde_json::from_value(section).unwrap());
+        let values = [0, 1, 2, 1 << 32, 3 << 32, (1 << 32) + 1];
+        let tries = values.map(|value| Data { nr: 435, arch: 0xc000_003e, args: [value, 0, 0, 0, 0, 0] });
+        compare(&library, Arch::ScmpArchX86_64, &section, &tries).unwrap();
+    }
+}
+
 #[test]
 fn the_profiles_compile_to_the_same_meaning() {
     let Some(library) = Libseccomp::open() else { return };

@@ -72,19 +72,42 @@ fn ways(rule: &LinuxSyscall, bits: u32, call: Option<u64>) -> Vec<Way> {
     sets.into_iter().map(finish).collect()
 }
 
-/// Order of trial of one argument: the smaller key first.
-fn key(arg: &LinuxSeccompArg, bits: u32) -> (Reverse<usize>, u32, i128) {
-    let value = match arg.op() {
-        Op::ScmpCmpMaskedEq => arg.value() & arg.value_two().unwrap_or(0),
-        _ => arg.value(),
+/// A step of a trial: what it is tried by, the smaller first, and what it is.
+#[derive(Clone, PartialEq)]
+struct Step {
+    key: (Reverse<usize>, u32, i128),
+    is: (usize, u32, u64, u64),
+}
+
+/// The steps of one argument: two for an equality, of which the upper half is one, and one for anything else.
+fn steps(arg: &LinuxSeccompArg, bits: u32) -> Vec<Step> {
+    let (index, op, mask, value) = normal(arg, bits);
+    let step = |class, op, mask, value: u64| {
+        let by = if class == 1 { i128::from(value) } else { -i128::from(value) };
+        Step { key: (Reverse(index), class, by), is: (index, op, mask, value) }
     };
-    let value = i128::from(value & masked(bits));
-    let (class, value) = match arg.op() {
-        Op::ScmpCmpLt | Op::ScmpCmpLe => (1, value),
-        Op::ScmpCmpGt | Op::ScmpCmpGe => (2, -value),
-        _ => (0, -value),
-    };
-    (Reverse(arg.index()), class, value)
+    match arg.op() {
+        Op::ScmpCmpLt | Op::ScmpCmpLe => vec![step(1, op, mask, value)],
+        Op::ScmpCmpGt | Op::ScmpCmpGe => vec![step(2, op, mask, value)],
+        _ => [32, 0].map(|half| step(0, 0, mask >> half & 0xffff_ffff, value >> half & 0xffff_ffff)).into(),
+    }
+}
+
+/// The ways that are kept, in the order of trial: step by step, and of steps with one key those that some way took first. After every
+/// step of a way comes its end, which is tried after any further step.
+fn in_order(kept: Vec<Way>, bits: u32) -> Vec<Way> {
+    let all: Vec<Vec<Step>> =
+        kept.iter().map(|way| way.args.iter().flat_map(|arg| steps(arg, bits)).collect()).collect();
+    let first = |steps: &[Step]| all.iter().position(|each| each.starts_with(steps));
+    let mut places: Vec<usize> = (0..kept.len()).collect();
+    places.sort_by(|one, other| {
+        let (one, other) = (&all[*one], &all[*other]);
+        match one.iter().zip(other).position(|(a, b)| a != b) {
+            None => other.len().cmp(&one.len()),
+            Some(at) => one[at].key.cmp(&other[at].key).then_with(|| first(&one[..=at]).cmp(&first(&other[..=at]))),
+        }
+    });
+    places.into_iter().map(|place| kept[place].clone()).collect()
 }
 
 /// An argument test in a form that is equal for equal tests.
@@ -158,9 +181,7 @@ fn decide(candidates: Vec<Way>, bits: u32, args: &[u64; 6]) -> Option<Option<u32
             None => kept.push(way),
         }
     }
-    // After every argument of a way comes its end, which is tried after any further argument.
-    let end = (Reverse(0), 9, 0);
-    kept.sort_by_key(|way| way.args.iter().map(|arg| key(arg, bits)).chain([end]).collect::<Vec<_>>());
+    let kept = in_order(kept, bits);
     Some(kept.iter().find(|way| way.args.iter().all(|arg| holds(arg, args, bits))).map(|way| way.action))
 }
 
