@@ -88,6 +88,10 @@ fn complete(given: &mut Value, saved: &Value, cgroup: &Cgroup) -> Result<()> {
     if number(&given["cpu"]["idle"]) == Some(0) && given["cpu"]["shares"].is_null() {
         given["cpu"]["shares"] = saved["cpu"]["shares"].clone();
     }
+    // Of bfq every disk gets the weight that is written for all.
+    if number(&given["blockIO"]["weight"]).is_some() && given["blockIO"]["weightDevice"].is_null() {
+        given["blockIO"]["weightDevice"] = saved["blockIO"]["weightDevice"].clone();
+    }
     complete_memory(given, saved, cgroup)?;
     bundle::drop_nulls(given);
     Ok(())

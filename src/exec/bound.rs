@@ -14,10 +14,9 @@ use crate::sys::process::{kill_group, pidfd_open, poll_in};
 /// The call that failed; the group does not go on then either.
 pub fn wait(child: &mut Child, milliseconds: i32) -> Result<Option<ExitStatus>, (&'static str, Errno)> {
     let id = child.id() as i32;
-    let in_time = pidfd_open(id).map_err(|errno| ("pidfd_open", errno)).and_then(|pidfd| {
-        // What interrupts it is no answer: then its time is taken to be over.
-        Ok(poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false))
-    });
+    // Where poll(2) fails its time is taken to be over.
+    let in_time = pidfd_open(id).map(|pidfd| poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false));
+    let in_time = in_time.map_err(|errno| ("pidfd_open", errno));
     if !matches!(in_time, Ok(true)) {
         // Its group is its own, and its leader is not waited for yet.
         kill_group(id).map_err(|errno| ("kill", errno))?;
