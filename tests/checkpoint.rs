@@ -475,7 +475,7 @@ fn a_lock_on_a_file_is_held_again() {
     // criu knows a lock by the process that has taken it, which so must go on.
     let script = "i=0; while :; do i=$((i+1)); echo $i >/tmp/count; sleep 0.05; done";
     // The host's flock(1) with its libraries: busybox has none.
-    let bind = |path: &&str| json!({ "type": "bind", "source": path, "destination": path, "options": ["rbind", "ro"] });
+    let bind = |path: &&str| json!({ "type": "bind", "source": path, "destination": path, "options": ["bind", "ro"] });
     let binds = ["/lib", "/lib64", "/usr"].iter().map(bind);
     let bundle = Bundle::new().args(&["/usr/bin/flock", "/tmp/lock", "sh", "-c", script]).edit(|config| {
         config["mounts"].as_array_mut().expect("mounts").extend(binds);

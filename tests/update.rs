@@ -180,7 +180,7 @@ fn weights_are_set_by_both_spellings() {
     assert!(twice.parse::<u32>().expect("a number") > before.parse().expect("a number"), "{twice} after {before}");
     bundle.on("update", &["--blkio-weight", "500"]).well();
     assert_eq!(saved(&bundle, "/blockIO/weight"), 500);
-    let weight = ["io.weight", "io.bfq.weight"].into_iter().find(|file| bundle.cgroup().join(file).exists());
+    let weight = ["io.bfq.weight", "io.weight"].into_iter().find(|file| bundle.cgroup().join(file).exists());
     assert!(held(&bundle, weight.expect("a file for the weight")).starts_with("default "));
     assert_ne!(held(&bundle, weight.expect("a file for the weight")), "default 100");
 }

@@ -1,6 +1,6 @@
 //! `restore`: criu makes the processes of a container again, in what `create` would have made for them.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -212,8 +212,11 @@ impl Making<'_> {
                     let resolved = resolved.as_ref().map_or(as_is, |path| path.to_bytes());
                     // Masked files all have one name; an image may have either form of the others.
                     let names = if external.only_file { vec![plan::NULL.to_bytes()] } else { vec![resolved, as_is] };
+                    // criu takes a symbolic link for what is to be mounted.
+                    let source = std::path::Path::new(OsStr::from_bytes(external.source.to_bytes()));
+                    let source = source.canonicalize().unwrap_or_else(|_| source.to_owned());
                     for name in names {
-                        message.message(opts::EXT_MNT, &rpc::pair(name, external.source.to_bytes()));
+                        message.message(opts::EXT_MNT, &rpc::pair(name, source.as_os_str().as_bytes()));
                     }
                 }
             }
