@@ -145,8 +145,8 @@ pub struct Plan {
     pub terminal: bool,
     /// What the caller should know.
     pub warnings: Vec<String>,
-    /// What configurations made for many hosts are full of, and runc says nothing of: for who asks (`plan`, `check`) or looks on (a `run` in
-    /// the foreground). Engines show their users what `create` says.
+    /// What configurations made for many hosts are full of, and runc says nothing of: for who asks (`plan`, `check`) or looks on
+    /// (a `run` in the foreground). Engines show their users what `create` says.
     pub notes: Vec<String>,
 }
 

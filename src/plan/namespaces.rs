@@ -124,7 +124,7 @@ impl Namespaces {
     }
 
     /// What clone3(2) makes. The cgroup namespace is not among it: its root is the cgroup in which it is unshared, and
-    /// before Linux 6.x a clone into a cgroup took the parent's.
+    /// before Linux 6.x a clone into a cgroup took the parent's. Nor is an IPC namespace that root of the new user namespace makes.
     pub(super) fn clone_flags(&self) -> u64 {
         let made = |kind: &Kind| match kind {
             Kind::Cgroup => false,
@@ -136,8 +136,8 @@ impl Namespaces {
         self.kinds.iter().map(flag).fold(0, |flags, flag| flags | flag)
     }
 
-    /// Set-up is done as root of the new user namespace. Whoever makes an IPC namespace owns the root of its mqueue, and clone3(2)
-    /// would make it as the caller, who is nobody there.
+    /// Set-up is done as root of the new user namespace. An IPC namespace is made by that root, too: whoever makes it owns the root of
+    /// its mqueue, and clone3(2) would make it as the caller, who is nobody there.
     fn becomes_root(&self) -> bool {
         self.userns.as_ref().is_some_and(|userns| maps_zero(&userns.uids) && maps_zero(&userns.gids))
     }
