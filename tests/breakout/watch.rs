@@ -211,12 +211,17 @@ impl Watch {
         let is_traced = traced.is_ok();
         self.note(&PathBuf::from(format!("/proc/{pid}")), "it can be traced", traced);
         if is_traced {
-            // SAFETY: as above; one that has ended meanwhile is waited for.
+            let mut status = 0;
+            // SAFETY: as above; one that has ended meanwhile is waited for, and the status is ours.
             unsafe {
                 libc::ptrace(libc::PTRACE_INTERRUPT, pid, null, null);
-                libc::waitpid(pid as i32, std::ptr::null_mut(), libc::__WALL);
-                libc::ptrace(libc::PTRACE_DETACH, pid, null, null);
+                libc::waitpid(pid as i32, &mut status, libc::__WALL);
             }
+            // One that was about to get a signal gets it: a SIGCHLD that is lost here leaves `timeout` waiting for its program.
+            let is_signal = libc::WIFSTOPPED(status) && status >> 16 == 0;
+            let signal = if is_signal { libc::WSTOPSIG(status) } else { 0 };
+            // SAFETY: as above.
+            unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, null, libc::c_long::from(signal)) };
         }
     }
 
