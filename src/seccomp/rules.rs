@@ -4,8 +4,9 @@
 //! - The first rule without conditions decides alone, whatever comes before or after it.
 //! - Rules with conditions are tried from the most to the least specific: higher argument indices first, then
 //!   `EQ`/`NE`/`MASKED_EQ` before `LT`/`LE` before `GE`/`GT`, then the value that leaves less room. An equality is compared by
-//!   its upper half, and then by its lower one. Where halves tie and are not the same (one value under two masks), the one that
-//!   came first is tried first, with all that begins likewise.
+//!   its upper half, and then by its lower one. Where halves tie and are not the same (one value under two masks, or with a mask and
+//!   without), the one that came first is tried first, with all that begins likewise. `EQ` and `NE` of one value exclude
+//!   each other, and are kept apart.
 //! - A rule that only adds conditions to an earlier one never matters.
 //! - Two actions under the same conditions are an error.
 
@@ -27,6 +28,8 @@ pub struct Condition {
     pub arg: u32,
     pub(super) jump: Jump,
     pub(super) negated: bool,
+    /// `MASKED_EQ`: another condition than `EQ` even where the mask is all bits.
+    is_masked: bool,
     /// The bits that are compared.
     pub mask: u64,
     /// What with.
@@ -112,7 +115,8 @@ fn condition(arg: &LinuxSeccompArg) -> Condition {
         LinuxSeccompOperator::ScmpCmpMaskedEq => (arg.value(), arg.value_two().unwrap_or(0)),
         _ => (u64::MAX, arg.value()),
     };
-    Condition { arg: arg.index() as u32, jump, negated, mask, value: value & mask }
+    let is_masked = arg.op() == LinuxSeccompOperator::ScmpCmpMaskedEq;
+    Condition { arg: arg.index() as u32, jump, negated, is_masked, mask, value: value & mask }
 }
 
 impl Condition {
@@ -133,7 +137,8 @@ impl Condition {
 
     /// Is the comparison the same, as far as its first `parts` go?
     fn begins_like(&self, other: &Self, parts: usize) -> bool {
-        (self.arg, self.jump) == (other.arg, other.jump) && self.parts()[..parts] == other.parts()[..parts]
+        let is = |one: &Self| (one.arg, one.jump, one.is_masked);
+        is(self) == is(other) && self.parts()[..parts] == other.parts()[..parts]
     }
 
     /// `EQ`, `LT` or `GT`, and their like.
@@ -174,7 +179,7 @@ fn order(all: &[Match], one: usize, other: usize) -> Ordering {
             false => first(a, part + 1).cmp(&first(b, part + 1)),
         })
     };
-    a.order(b).then_with(|| by_part(0)).then_with(|| by_part(1))
+    a.order(b).then_with(|| by_part(0)).then_with(|| by_part(1)).then_with(|| a.negated.cmp(&b.negated))
 }
 
 /// `matches`, which are as they came, in the order of trial.
@@ -236,7 +241,8 @@ fn verdict(group: &[Mention], rules: &[Rule], abi: Abi) -> Result<Verdict> {
 /// `alternative` under `abi`, without conditions that always hold. `call` takes the place of argument 0, as the
 /// caller's own arguments lie in memory, where no filter sees them.
 fn conditions(alternative: &[Condition], call: Option<u64>, abi: Abi) -> Vec<Condition> {
-    let call = call.map(|value| Condition { arg: 0, jump: Jump::Eq, negated: false, mask: u64::MAX, value });
+    let call =
+        call.map(|value| Condition { arg: 0, jump: Jump::Eq, negated: false, is_masked: false, mask: u64::MAX, value });
     let own = alternative.iter().filter(|condition| call.is_none() || condition.arg != 0);
     let all = call.iter().chain(own).map(|condition| condition.under(abi));
     all.filter(|condition| condition.mask != 0).collect()

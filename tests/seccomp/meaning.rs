@@ -8,10 +8,11 @@ use oci_spec::runtime::{
 };
 use orlop::seccomp::{compile_for, meaning_for};
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::interpreter::{Data, check, run, run_on};
 use crate::rounds::rounds;
-use crate::section::{ABIS, KNOWN, data, section};
+use crate::section::{ABIS, KNOWN, crowd, data, section};
 
 const KILL_THREAD: u32 = 0;
 const ENOSYS: u32 = 0x0005_0026;
@@ -89,7 +90,10 @@ fn steps(arg: &LinuxSeccompArg, bits: u32) -> Vec<Step> {
     match arg.op() {
         Op::ScmpCmpLt | Op::ScmpCmpLe => vec![step(1, op, mask, value)],
         Op::ScmpCmpGt | Op::ScmpCmpGe => vec![step(2, op, mask, value)],
-        _ => [32, 0].map(|half| step(0, 0, mask >> half & 0xffff_ffff, value >> half & 0xffff_ffff)).into(),
+        _ => {
+            let op = if arg.op() == Op::ScmpCmpMaskedEq { op } else { 0 };
+            [32, 0].map(|half| step(0, op, mask >> half & 0xffff_ffff, value >> half & 0xffff_ffff)).into()
+        }
     }
 }
 
@@ -116,7 +120,7 @@ fn normal(arg: &LinuxSeccompArg, bits: u32) -> (usize, u32, u64, u64) {
     match arg.op() {
         Op::ScmpCmpMaskedEq => {
             let mask = arg.value() & all;
-            (arg.index(), Op::ScmpCmpEq as u32, mask, mask & arg.value_two().unwrap_or(0))
+            (arg.index(), arg.op() as u32, mask, mask & arg.value_two().unwrap_or(0))
         }
         op => (arg.index(), op as u32, all, arg.value() & all),
     }
@@ -248,6 +252,33 @@ proptest! {
         tries in prop::collection::vec(data(Arch::ScmpArchAarch64), 200),
     ) {
         agrees(Arch::ScmpArchAarch64, &section, &tries)?;
+    }
+
+    #[test]
+    fn a_hundred_rules_for_one_call_mean_what_they_say((section, tries) in crowd()) {
+        prop_assert!(compile_for(&section, Arch::ScmpArchX86_64).is_ok());
+        agrees(Arch::ScmpArchX86_64, &section, &tries)?;
+    }
+}
+
+/// An equality and its opposite have the same comparison: what holds with the one does not get between what holds with the other.
+#[test]
+fn an_equality_and_its_opposite_are_kept_apart() {
+    let rule = |op: &str, most: u64, errno: u32| {
+        json!({ "names": ["dup3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": [
+            { "index": 0, "value": 5, "op": format!("SCMP_CMP_{op}") },
+            { "index": 1, "value": most, "op": "SCMP_CMP_LE" }] })
+    };
+    let rules = [rule("EQ", 20, 2), rule("NE", 30, 3), rule("EQ", 10, 1)];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let section =
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": order.map(|place: usize| rules[place].clone()) });
+        let section = serde_json::from_value(section).unwrap();
+        let program = compile_for(&section, Arch::ScmpArchX86_64).unwrap().unwrap().program;
+        let errno = |first, second| {
+            run(&program, &Data { nr: 292, arch: 0xc000_003e, args: [first, second, 0, 0, 0, 0] }) & 0xffff
+        };
+        assert_eq!([errno(5, 7), errno(5, 15), errno(6, 25), errno(5, 25)], [1, 2, 3, 0], "{order:?}");
     }
 }
 

@@ -94,6 +94,41 @@ pub fn section(native: Arch, one_action: bool) -> impl Strategy<Value = LinuxSec
     )
 }
 
+/// Up to 80 rules for clone3 alone, no two with the same conditions, and what to try them with.
+pub fn crowd() -> impl Strategy<Value = (LinuxSeccomp, Vec<Data>)> {
+    use LinuxSeccompOperator::*;
+    let small = || prop::sample::select(vec![0, 1, 2, 5, 1 << 32, (1 << 32) + 1]);
+    let equal = prop_oneof![
+        3 => (prop::sample::select(vec![ScmpCmpEq, ScmpCmpNe]), small(), Just(0)),
+        1 => (Just(ScmpCmpMaskedEq), prop::sample::select(vec![1, 3, u64::MAX]), 0..2u64),
+    ];
+    let any = (prop::sample::select(vec![ScmpCmpEq, ScmpCmpLe, ScmpCmpGe, ScmpCmpLt, ScmpCmpGt]), 0..40u64);
+    let rules = prop::collection::vec((equal, any), 2..80);
+    let tries = prop::collection::vec((prop_oneof![small(), Just(3)], 0..40u64), 20);
+    (rules, tries).prop_map(|(mut rules, tries)| {
+        let mut taken = std::collections::HashSet::new();
+        rules
+            .retain(|((op, value, two), (other, most))| taken.insert((*op as u32, *value, *two, *other as u32, *most)));
+        let arg = |index: usize, op, value, two| {
+            LinuxSeccompArgBuilder::default().index(index).op(op).value(value).value_two(two).build().unwrap()
+        };
+        let rule = |(place, ((op, value, two), (other, most))): (usize, _)| {
+            let rule =
+                LinuxSyscallBuilder::default().names(["clone3".to_owned()]).action(LinuxSeccompAction::ScmpActErrno);
+            rule.errno_ret(place as u32 + 1).args([arg(0, op, value, two), arg(1, other, most, 0)]).build().unwrap()
+        };
+        let mut section = LinuxSeccomp::default();
+        let rules: Vec<_> = rules.into_iter().enumerate().map(rule).collect();
+        section.set_default_action(LinuxSeccompAction::ScmpActAllow).set_syscalls(Some(rules));
+        let tries = tries.into_iter().map(|(first, second)| Data {
+            nr: 435,
+            arch: 0xc000_003e,
+            args: [first, second, 0, 0, 0, 0],
+        });
+        (section, tries.collect())
+    })
+}
+
 /// System calls to try a filter of `native` with: numbers that the section may know and others, near and far.
 pub fn data(native: Arch) -> impl Strategy<Value = Data> {
     let abis: Vec<_> = match native {
