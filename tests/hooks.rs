@@ -284,6 +284,22 @@ fn a_timeout_kills() {
     }
 }
 
+/// setpgid(2) into the runtime's own group: the group that it was made to lead is nobody's then.
+#[test]
+fn a_timeout_kills_who_has_left_its_group() {
+    let bundle = Bundle::new();
+    let pid = bundle.dir.join("pid");
+    let script =
+        "open(my $file, '>', $ARGV[0]); print $file $$; close($file); setpgrp(0, getpgrp(getppid())); sleep 60";
+    let hook = json!({ "path": "/usr/bin/perl", "args": ["perl", "-e", script, pid], "timeout": 1 });
+    let bundle = with(bundle, "createRuntime", hook);
+    let start = Instant::now();
+    bundle.run().fails("killed after 1 s");
+    assert!(start.elapsed() < Duration::from_secs(30));
+    let pid = value(pid).expect("it ran").parse().expect("a pid");
+    assert!(!alive(pid) && !bundle.state_dir().exists());
+}
+
 #[test]
 fn a_hook_that_is_not_there_is_named() {
     for kind in &KINDS[..4] {

@@ -11,7 +11,7 @@ use crate::sys::process::{kill_group, pidfd_open, poll_in};
 /// was killed with its group.
 ///
 /// # Errors
-/// The call that failed; the group does not go on then either.
+/// The call that failed. Where that is not kill(2), nothing of it goes on.
 pub fn wait(child: &mut Child, milliseconds: i32) -> Result<Option<ExitStatus>, (&'static str, Errno)> {
     let id = child.id() as i32;
     // Where poll(2) fails its time is taken to be over.

@@ -128,11 +128,12 @@ pub fn kill_child(child: i32, signal: i32) -> SysResult<()> {
     check(unsafe { libc::syscall(libc::SYS_kill, child, signal) }).map(drop)
 }
 
-/// kill(2) of the group that `leader` leads with `SIGKILL`. The leader must be a child that was not waited for, so that
-/// nobody else can have its number.
+/// kill(2) of the group that `leader` was made to lead with `SIGKILL`, and of `leader`, which may have left it by setpgid(2). It must
+/// be a child that was not waited for, so that nobody else can have its number.
 pub fn kill_group(leader: i32) -> SysResult<()> {
-    // SAFETY: no memory is passed.
-    check(unsafe { libc::syscall(libc::SYS_kill, -leader, libc::SIGKILL) }).map(drop)
+    // SAFETY: no memory is passed. A group of nobody is no failure.
+    unsafe { libc::syscall(libc::SYS_kill, -leader, libc::SIGKILL) };
+    kill_child(leader, libc::SIGKILL)
 }
 
 /// prlimit64(2) of `pid` (0: the caller).
