@@ -88,13 +88,28 @@ fn complete(given: &mut Value, saved: &Value, cgroup: &Cgroup) -> Result<()> {
     if number(&given["cpu"]["idle"]) == Some(0) && given["cpu"]["shares"].is_null() {
         given["cpu"]["shares"] = saved["cpu"]["shares"].clone();
     }
-    // Of bfq every disk gets the weight that is written for all.
-    if number(&given["blockIO"]["weight"]).is_some() && given["blockIO"]["weightDevice"].is_null() {
-        given["blockIO"]["weightDevice"] = saved["blockIO"]["weightDevice"].clone();
+    if number(&given["blockIO"]["weight"]).is_some() {
+        complete_weights(&mut given["blockIO"]["weightDevice"], &saved["blockIO"]["weightDevice"]);
     }
     complete_memory(given, saved, cgroup)?;
     bundle::drop_nulls(given);
     Ok(())
+}
+
+/// Of bfq every disk gets the weight that is written for all: those with their own get that again, but for a disk that is gone.
+fn complete_weights(given: &mut Value, saved: &Value) {
+    let number = |one: &Value| (one["major"].as_u64(), one["minor"].as_u64());
+    let is_there = |one: &&Value| match number(one) {
+        (Some(major), Some(minor)) => std::path::Path::new(&format!("/sys/dev/block/{major}:{minor}")).exists(),
+        _ => false,
+    };
+    let mut all = given.as_array().cloned().unwrap_or_default();
+    let named: Vec<_> = all.iter().map(number).collect();
+    let rest = saved.as_array().into_iter().flatten().filter(|one| !named.contains(&number(one)));
+    all.extend(rest.filter(is_there).cloned());
+    if !all.is_empty() {
+        *given = Value::Array(all);
+    }
 }
 
 /// `memory.swap` counts memory too, and the kernel counts swap alone: either is known only with the other.
@@ -231,6 +246,28 @@ mod tests {
             "blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 3}, {"major": 8, "minor": 16, "rate": 2}]},
         });
         assert_eq!(saved, expected);
+    }
+
+    #[test]
+    fn disks_that_are_there_keep_their_weights() {
+        let disks = std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten();
+        let disks = disks.filter_map(|disk| {
+            disk.file_name().to_str()?.split_once(':')?.1.parse::<u32>().ok().map(|minor| (disk, minor))
+        });
+        let weight = |disk: &std::fs::DirEntry, minor: u32, weight: u32| {
+            let major: u32 = disk.file_name().to_str().unwrap().split_once(':').unwrap().0.parse().unwrap();
+            json!({"major": major, "minor": minor, "weight": weight})
+        };
+        let disks: Vec<_> = disks.take(2).collect();
+        let [(one, first), (other, second)] = &disks[..] else { panic!("two block devices: {disks:?}") };
+        let saved =
+            json!([weight(one, *first, 20), weight(other, *second, 30), {"major": 4095, "minor": 7, "weight": 40}]);
+        let mut given = json!([weight(one, *first, 50)]);
+        complete_weights(&mut given, &saved);
+        assert_eq!(given, json!([weight(one, *first, 50), weight(other, *second, 30)]));
+        let mut none = Value::Null;
+        complete_weights(&mut none, &Value::Null);
+        assert_eq!(none, Value::Null);
     }
 
     #[test]

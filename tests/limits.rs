@@ -139,6 +139,14 @@ fn weights_are_bfqs_for_all_disks_and_for_one() {
     assert_eq!(held(), format!("default 500\n{number} 20"));
     bundle.on("update", &["--blkio-weight", "300"]).well();
     assert_eq!(held(), format!("default 300\n{number} 20"));
+
+    let change = bundle.dir.join("change.json");
+    let refused = json!({ "blockIO": { "weight": 200 }, "unified": { "none.max": "1" } });
+    fs::write(&change, refused.to_string()).expect("change.json");
+    let mut update = bundle.command(&["update", "--resources"]);
+    update.arg(change).arg(&bundle.id);
+    outcome(update).fails("the limits are as they were before");
+    assert_eq!(held(), format!("default 300\n{number} 20"));
 }
 
 #[test]

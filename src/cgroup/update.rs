@@ -39,6 +39,12 @@ impl Cgroup {
         let own = of(&write.file, &write.value);
         match (&write.refused, own) {
             (Refused::InsteadIfMissing { file, value }, None) => of(file, value).into_iter().collect(),
+            // bfq gives every disk the weight that is written for all: those that have their own get it back after that.
+            (_, Some(own)) if write.file == BFQ_WEIGHT && !write.value.contains(' ') => {
+                let text = file::read(self.fd(), BFQ_WEIGHT).unwrap_or_default();
+                let disks = text.lines().filter(|line| !line.starts_with("default "));
+                disks.map(|line| (BFQ_WEIGHT.to_owned(), line.to_owned())).chain([own]).collect()
+            }
             // The kernel forgets the weight of what becomes idle; an idle cgroup shows 0, which is none.
             (_, Some(own)) if write.file == "cpu.idle" => {
                 of("cpu.weight", "").filter(|(_, weight)| weight != "0").into_iter().chain([own]).collect()
@@ -111,11 +117,13 @@ impl Before {
     }
 }
 
+const BFQ_WEIGHT: &str = "io.bfq.weight";
+
 /// Files with a line for each device, which is named first in what is written, and what lifts a device's limit.
 const BY_DEVICE: [(&str, &str); 4] = [
     ("io.max", "rbps=max wbps=max riops=max wiops=max"),
     ("io.weight", "default"),
-    ("io.bfq.weight", "default"),
+    (BFQ_WEIGHT, "default"),
     ("rdma.max", "hca_handle=max hca_object=max"),
 ];
 
