@@ -593,3 +593,21 @@ fn what_is_missing_out_of_reach_is_an_error() {
         assert!(said.contains("/mounts/") && said.contains(source.to_str().expect("UTF-8")), "{said}");
     }
 }
+
+/// mount(2) said ENOTDIR, and docker tells its users more where it finds these words; move_mount(2) says EINVAL.
+#[test]
+fn a_file_on_a_directory_and_the_other_way_round() {
+    for user in [false, true] {
+        for (source, target, words) in [
+            ("/etc/passwd", "/dev", "no directory, and its target is one"),
+            ("/etc", "/file", "a directory, and its target is none"),
+        ] {
+            let bundle = Bundle::new();
+            fs::write(bundle.rootfs("file"), "").expect("a file");
+            let bundle = if user { bundle.with_user() } else { bundle };
+            let bundle = with_mounts(bundle, [bind(source, target, &["bind"])]);
+            let said = bundle.run().fails("not a directory");
+            assert!(said.contains(words) && said.contains("something else at this path"), "{said}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 mod common;
-use common::{Bundle, value, wait};
+use common::{Bundle, outcome, value, wait};
 
 const ALL: &[(&str, &str)] = &[
     ("pid", "pid"),
@@ -246,4 +246,27 @@ fn time_offsets_are_seen_inside() {
     let inside: f64 = shown.lines().last().expect("uptime").parse().expect("seconds");
     let outside: f64 = words(&fs::read_to_string("/proc/uptime").expect("uptime"))[0].parse().expect("seconds");
     assert!((172_700.0..172_900.0).contains(&(inside - outside)), "{inside} {outside}");
+}
+
+/// By clone3(2), and by unshare(2) of what root of the new user namespace makes.
+#[test]
+fn a_limit_of_namespaces_that_is_reached_is_named() {
+    for kind in ["uts", "ipc"] {
+        let bundle = Bundle::new().edit(|config| {
+            config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({ "type": "user" }));
+            for ids in ["uidMappings", "gidMappings"] {
+                config["linux"][ids] = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+            }
+        });
+        // The limit is of a user namespace, which is one of the test's own here.
+        let script = format!("echo 0 >/proc/sys/user/max_{kind}_namespaces && exec \"$@\"");
+        let run = bundle.making("run", &[]);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "sh", "-ec", &script, "sh"])
+            .arg(run.get_program())
+            .args(run.get_args());
+        let said = outcome(command).fails("a limit of user.max_*_namespaces is reached");
+        assert!(said.contains("no space left on device"), "{said}");
+    }
 }

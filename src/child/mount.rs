@@ -225,7 +225,9 @@ fn octal(text: &mut super::Text, value: u32) {
 }
 
 fn attach(state: &mut State<'_>, entry: &Mount, made: BorrowedFd<'_>, target: &OwnedFd) -> Result<(), Fail> {
-    sys::move_mount(made, target.as_fd()).named("move_mount")?;
+    if let Err(errno) = sys::move_mount(made, target.as_fd()) {
+        return Err(not_attached(made, target, errno));
+    }
     for propagation in &entry.options.propagation {
         let recursive = propagation & libc::MS_REC != 0;
         let attr = MountAttr { propagation: propagation & !libc::MS_REC, ..MountAttr::default() };
@@ -236,6 +238,19 @@ fn attach(state: &mut State<'_>, entry: &Mount, made: BorrowedFd<'_>, target: &O
         state.dev_mount = Some(path::mount_id(made).named("statx")?);
     }
     Ok(())
+}
+
+/// Of a file on a directory, or the other way round, move_mount(2) only says EINVAL; mount(2) said ENOTDIR, which engines look for.
+fn not_attached(made: BorrowedFd<'_>, target: &OwnedFd, errno: Errno) -> Fail {
+    match (errno, is_directory(made), is_directory(target.as_fd())) {
+        (Errno::EINVAL, Ok(true), Ok(false)) => {
+            Fail::new("move_mount", Errno::ENOTDIR).because("a directory, and its target is none")
+        }
+        (Errno::EINVAL, Ok(false), Ok(true)) => {
+            Fail::new("move_mount", Errno::ENOTDIR).because("no directory, and its target is one")
+        }
+        _ => Fail::new("move_mount", errno),
+    }
 }
 
 /// More attributes of a mount that is there.

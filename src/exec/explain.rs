@@ -10,7 +10,7 @@ use crate::plan::op::{Op, Step};
 
 mod hint;
 
-pub use hint::{confined, lacks};
+pub use hint::{NAMESPACE_LIMIT, NO_NAMESPACE, confined, lacks};
 
 /// runc's words before every failure of the container's process.
 const START: &str = "unable to start container process";

@@ -190,9 +190,9 @@ fn clone_error(plan: &Plan, errno: Errno) -> Error {
                 || explain::confined().map_or_else(|| NO_USERNS.to_owned(), |by| format!("{NO_USERNS}; or {by}"));
             error.hint(missing.unwrap_or_else(confined))
         }
-        Errno::ENOSPC => error.hint("a limit of user.max_*_namespaces is reached"),
+        Errno::ENOSPC => error.hint(explain::NAMESPACE_LIMIT),
         Errno::EAGAIN => error.hint("pids.max of a cgroup above, or RLIMIT_NPROC, is reached"),
-        Errno::EINVAL => error.hint("a namespace that the kernel does not have (docs/kernel-features.md)"),
+        Errno::EINVAL => error.hint(explain::NO_NAMESPACE),
         Errno::ENOSYS => error.hint("clone3 needs Linux 5.3, and an outer seccomp profile that allows it"),
         _ => error,
     }

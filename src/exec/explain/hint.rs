@@ -23,7 +23,8 @@ pub(super) fn of(plan: &Plan, op: &Op, failure: &Failure) -> Option<String> {
         return missing;
     }
     let inside = in_userns(plan) || !crate::host::in_initial_userns();
-    let known = by_operation(op, errno).or_else(|| by_user_namespace(op, errno).filter(|_| inside)).map(str::to_owned);
+    let known =
+        by_operation(op, failure).or_else(|| by_user_namespace(op, failure).filter(|_| inside)).map(str::to_owned);
     let refused = matches!(errno, Errno::EPERM | Errno::EACCES) && needed(op).is_some();
     known.or_else(|| confined().filter(|_| refused))
 }
@@ -50,10 +51,15 @@ fn by_surroundings(label: &str, filter: bool) -> Option<String> {
     }
 }
 
+/// The words for a namespace that can't be made, by clone3(2) or unshare(2).
+pub const NAMESPACE_LIMIT: &str = "a limit of user.max_*_namespaces is reached";
+/// Likewise.
+pub const NO_NAMESPACE: &str = "a namespace that the kernel does not have (docs/kernel-features.md)";
+
 /// The words for what is refused only in a user namespace.
-fn by_user_namespace(op: &Op, errno: Errno) -> Option<&'static str> {
+fn by_user_namespace(op: &Op, failure: &Failure) -> Option<&'static str> {
     let Op::Mount(mount) = op else { return None };
-    match (&mount.source, errno) {
+    match (&mount.source, failure.errno) {
         (Source::New { kind, .. }, Errno::EPERM) if [c"proc", c"sysfs"].contains(&kind.as_c_str()) => Some(
             "in a user namespace a new procfs or sysfs must not show more than those mounted already: something masked \
              in the outer /proc or /sys forbids it; bind the outer one instead",
@@ -62,7 +68,7 @@ fn by_user_namespace(op: &Op, errno: Errno) -> Option<&'static str> {
             Some("in a user namespace the kernel mounts only some types of file systems (user_namespaces(7))")
         }
         // mount_namespaces(7): mounts that come from a more privileged namespace are locked together.
-        (Source::Bind(_), Errno::EINVAL) if !mount.options.recursive => {
+        (Source::Bind(_), Errno::EINVAL) if failure.call == "open_tree" && !mount.options.recursive => {
             Some("something is mounted below the source, which in a user namespace can't be left out: rbind takes all")
         }
         (Source::Bind(_), Errno::EACCES) => {
@@ -158,8 +164,8 @@ fn in_userns(plan: &Plan) -> bool {
     plan.userns.is_some() || plan.stage.iter().chain(&plan.child).any(joins)
 }
 
-fn by_operation(op: &Op, errno: Errno) -> Option<&'static str> {
-    let text = match (op, errno) {
+fn by_operation(op: &Op, failure: &Failure) -> Option<&'static str> {
+    let text = match (op, failure.errno) {
         (Op::OpenRoot { .. } | Op::OpenPlainRoot { .. }, Errno::ENOENT) => {
             "root.path names the root file system, relative to the bundle"
         }
@@ -169,11 +175,16 @@ fn by_operation(op: &Op, errno: Errno) -> Option<&'static str> {
         (Op::Mount(mount), Errno::ENOENT) if matches!(mount.source, Source::Bind(_)) => {
             "the source does not exist on the host"
         }
+        (Op::Mount(_), Errno::ENOTDIR) if failure.call == "move_mount" => {
+            "a directory goes on a directory and a file on a file: the root file system has something else at this path"
+        }
         (Op::Mount(_), Errno::ENODEV) => "the kernel has no such file system",
         (Op::Mount(mount), Errno::EINVAL) if owned(mount) => {
             "gid= and uid= must be ids that the user namespace maps; without them the file system is root's"
         }
         (Op::Mount(_), Errno::EROFS) => "the mount's target is missing, and the root file system can't be written to",
+        (Op::Unshare { .. }, Errno::ENOSPC) => NAMESPACE_LIMIT,
+        (Op::Unshare { .. }, Errno::EINVAL) => NO_NAMESPACE,
         (Op::Sysctl { .. }, Errno::ENOENT) => "the kernel has no such sysctl",
         (Op::Sysctl { .. }, Errno::EACCES | Errno::EPERM | Errno::EROFS) => {
             "the namespace that the sysctl belongs to must be the container's own, and /proc/sys writable here"
