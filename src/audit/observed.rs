@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::state::State;
 use crate::sys::path as sys;
 
-/// What is true of the container of `state` now.
+/// What is true of the container of `state` now, of which this was `planned`.
 ///
 /// # Errors
 /// It does not run, or its `/proc` files can't be read: that takes root, or the same user.
-pub fn observed(state: &State) -> Result<Facts> {
+pub fn observed(state: &State, planned: &Facts) -> Result<Facts> {
     let gone = || {
         Error::new(format!("container {} does not run", state.id))
             .hint("of a bundle, `orlop audit BUNDLE` tells what it would be")
@@ -45,7 +45,7 @@ pub fn observed(state: &State) -> Result<Facts> {
         },
         no_new_privileges: no_new_privileges(state.pid),
         seccomp: status.seccomp == Some(2),
-        label: label(state.pid),
+        label: label(state.pid, planned.label.is_some()),
         root_read_only: table.iter().rfind(|entry| entry.mount_point == Path::new("/")).is_some_and(read_only),
         covers: covers(state.pid, &table),
         mounts: table
@@ -114,17 +114,18 @@ fn no_new_privileges(pid: i32) -> bool {
     status.lines().any(|line| line.strip_prefix("NoNewPrivs:").is_some_and(|value| value.trim() == "1"))
 }
 
-/// Without its mode, and none when it confines nothing. Under SELinux whoever was given none has the runtime's.
-fn label(pid: i32) -> Option<String> {
-    let name = given_label(pid)?;
-    let inherited = || crate::host::selinux() && given_label(std::process::id() as i32).as_ref() == Some(&name);
-    let plain = name.is_empty() || name == "unconfined" || name.contains(":unconfined_") || name == "kernel";
-    (!plain && !inherited()).then_some(name)
+/// Without its mode, and none when it confines nothing. Under SELinux whoever was `given` none has the runtime's.
+fn label(pid: i32, given: bool) -> Option<String> {
+    let label = read(pid, "attr/current")?;
+    let name = label.trim_matches(['\n', '\0']).split(" (").next()?;
+    let confines = !is_unconfined(name) && (given || !crate::host::selinux());
+    confines.then(|| name.to_owned())
 }
 
-fn given_label(pid: i32) -> Option<String> {
-    let label = read(pid, "attr/current")?;
-    label.trim_matches(['\n', '\0']).split(" (").next().map(str::to_owned)
+/// What AppArmor, SELinux without a policy, and types of its reference policy say of who may do as they like.
+fn is_unconfined(label: &str) -> bool {
+    let of_selinux = label.split(':').nth(2).is_some_and(|kind| kind.starts_with("unconfined_"));
+    of_selinux || ["", "unconfined", "kernel"].contains(&label)
 }
 
 fn read_only(entry: &MountInfo) -> bool {
@@ -196,4 +197,21 @@ pub(super) fn exists(pid: i32, path: &str) -> bool {
     let Ok(root) = std::fs::File::open(format!("/proc/{pid}/root")) else { return false };
     let Ok(path) = std::ffi::CString::new(path.trim_start_matches('/')) else { return false };
     sys::openat2(root.as_fd(), &path, libc::O_PATH, 0, sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_MAGICLINKS).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_unconfined;
+
+    #[test]
+    fn the_type_of_a_label_tells_what_it_confines() {
+        for label in ["unconfined", "kernel", "", "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023"] {
+            assert!(is_unconfined(label), "{label}");
+        }
+        for label in
+            ["docker-default", "system_u:system_r:container_t:s0:c1,c2", "unconfined_u:unconfined_r:sandbox_t:s0:c1"]
+        {
+            assert!(!is_unconfined(label), "{label}");
+        }
+    }
 }

@@ -45,7 +45,8 @@ pub(super) fn run(args: &AuditArgs, global: &Global) -> anyhow::Result<i32> {
         Ok(dir) => {
             let state = dir.read()?;
             let saved = dir.config(&state.bundle)?;
-            let (planned, observed) = (audit::planned(&saved.spec)?, audit::observed(&state)?);
+            let planned = audit::planned(&saved.spec)?;
+            let observed = audit::observed(&state, &planned)?;
             let mut findings = audit::drift(&planned, &observed, &state);
             findings.extend(audit::find(&observed, &saved.spec));
             let config = dir.path().join(CONFIG).display().to_string();
