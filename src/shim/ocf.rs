@@ -141,7 +141,9 @@ impl Resource {
         let milliseconds = std::env::var("OCF_RESKEY_CRM_meta_timeout").ok().and_then(|text| text.parse().ok());
         let timeout = milliseconds.map_or(ACTION, Duration::from_millis);
         let reserve = if timeout > RESERVE { RESERVE } else { timeout / 2 };
-        let source = Source { directory: parameter("directory").into(), root: parameter("root").into() };
+        // The supervisor goes to the root directory.
+        let place = |name| std::path::absolute(parameter(name)).unwrap_or_default();
+        let source = Source { directory: place("directory"), root: place("root") };
         Ok(Self {
             bundle,
             id,
