@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Bundle, Outcome, Running, alive, begin, outcome, value, wait};
+use common::{Bundle, Outcome, Running, alive, begin, outcome, soon, value, wait};
 use serde_json::{Value, json};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_orlop-shim");
@@ -220,7 +220,7 @@ fn what_ends_again_and_again_is_a_crash_loop_and_can_be_stopped_while_it_waits()
     let policy = json!({"policy": "always", "firstDelaySeconds": 0.01, "longestDelaySeconds": 60});
     let supervised = Supervised::new("exit 0", json!({ "restart": policy }));
     let shim = supervised.begin();
-    wait(|| supervised.events("exit").len() >= 5);
+    soon(|| supervised.events("exit").len() >= 5);
     supervised.await_summary("crashloop");
     let said = shim.stop();
     assert_eq!(said.code, Some(0), "{}", said.stderr());
