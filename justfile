@@ -6,7 +6,7 @@ default:
 
 # static release binaries
 build:
-    . tests/toolchain; need_rust; build_release; ls -l "$release/orlop"
+    . tests/toolchain; need_rust; build_release; ls -l "$release"/orlop{,-shim}
 
 # a first container
 hello:
@@ -68,5 +68,6 @@ install prefix="/usr/local": build
     build_release
     prefix=${DESTDIR:-}{{prefix}}
     install -D -m 755 -t "$prefix/bin" "$release/orlop"
-    [ ! -f "$release/orlop-shim" ] || install -D -m 755 -t "$prefix/bin" "$release/orlop-shim"
+    install -D -m 755 -t "$prefix/bin" "$release/orlop-shim"
+    ln -sfn orlop-shim "$prefix/bin/containerd-shim-orlop-v2"
     cargo run --quiet --example share "$prefix/share"
