@@ -273,6 +273,18 @@ impl Dir {
         Err(Error::new(format!("another command has held {} for ten seconds", self.path.display())))
     }
 
+    /// The same, but where another command holds it, `held` first.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn lock_after(self, held: impl FnOnce(&Self)) -> Result<Self> {
+        if self.take_lock()? {
+            return Ok(self);
+        }
+        held(&self);
+        self.lock()
+    }
+
     /// The same without waiting: None when another command holds the lock.
     fn try_lock(self) -> Result<Option<Self>> {
         Ok(if self.take_lock()? { Some(self) } else { None })

@@ -445,6 +445,48 @@ fn lazily(bundle: &Bundle) -> (Running, u16) {
 
 #[test]
 #[ignore = "needs criu on a kernel that it knows"]
+fn what_waits_for_its_memory_to_be_fetched_can_be_deleted() {
+    let bundle = counter();
+    run(&bundle, &[]);
+    let (first, cgroup) = (bundle.pid(), bundle.cgroup());
+    let (dump, _) = lazily(&bundle);
+    bundle.on("delete", &["--force"]).well();
+    assert!(!alive(first) && !cgroup.exists());
+    dump.end().fails("the container was killed while criu held it");
+}
+
+/// In place of criu a program that never answers a dump.
+#[test]
+fn a_checkpoint_that_hangs_ends_with_its_container() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    let program = bundle.dir.join("recorder");
+    let script = r#"#!/usr/bin/perl
+open(my $socket, '+<&=', 3) or die;
+sysread($socket, my $asked, 65536);
+syswrite($socket, "\x08\x0a\x10\x01\x52\x04\x08\x03\x10\x11") or die;
+sysread($socket, $asked, 65536);
+open(my $file, '>', "$0.pid") or die;
+print $file $$;
+close($file);
+sleep 60;
+"#;
+    fs::write(&program, script).expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let mut command = bundle.command(&["--criu", program.to_str().expect("a path"), "checkpoint", "--image-path"]);
+    command.arg(image(&bundle)).arg(&bundle.id);
+    let dump = begin(command);
+    let asked = bundle.dir.join("recorder.pid");
+    wait(|| common::value(&asked).is_ok_and(|pid| !pid.is_empty()));
+    let criu = common::value(&asked).expect("a pid").parse().expect("a number");
+    let first = bundle.pid();
+    bundle.on("delete", &["--force"]).well();
+    dump.end().fails("the container was killed while criu held it");
+    assert!(!alive(first) && !alive(criu));
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
 fn memory_can_come_after_the_restore() {
     let bundle = counter();
     run(&bundle, &[]);

@@ -1,5 +1,7 @@
 //! `delete`.
 
+use std::os::fd::AsFd;
+
 use clap::Args;
 use oci_spec::runtime::Spec;
 
@@ -22,7 +24,8 @@ pub(super) struct DeleteArgs {
 }
 
 pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
-    let dir = match global.store().open(&args.id).and_then(Dir::lock) {
+    let lock = |dir: Dir| if args.force { dir.lock_after(kill) } else { dir.lock() };
+    let dir = match global.store().open(&args.id).and_then(lock) {
         Err(error) if args.force && error.message.contains("does not exist") => return Ok(0),
         other => other?,
     };
@@ -48,6 +51,15 @@ pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
     let spec = dir.config(&state.bundle).ok().map(|saved| saved.spec);
     remove(&dir, &state, spec.as_ref())?;
     Ok(0)
+}
+
+/// Kills a container that another command is at, such as a checkpoint whose memory nobody fetches: that command ends then.
+fn kill(dir: &Dir) {
+    let process = dir.read().and_then(|state| state.process());
+    if let Ok(Some(process)) = process {
+        // Where it can't be killed the wait for the lock tells.
+        let _ = crate::sys::process::pidfd_kill(process.as_fd());
+    }
 }
 
 /// Ends what is left of a container, then runs its poststop hooks. Their failure is said and not returned: the

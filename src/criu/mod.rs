@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::error::{Error, Result};
 use crate::exec::protocol::Report;
 use crate::sys::path as sys;
-use crate::sys::process::{poll_in, wait_status};
+use crate::sys::process::{kill_child, poll_in, wait_status};
 use crate::sys::shared::Shared;
 use crate::sys::socket;
 
@@ -30,6 +30,10 @@ const OLDEST: (u64, u64) = (3, 16);
 const LONGEST: usize = 16384;
 /// How many lines of criu's log go into an error.
 const LINES: usize = 5;
+/// How often is looked whether what criu holds has been killed, in milliseconds.
+const LOOK: i32 = 500;
+/// How many such looks the end of it may be criu's own doing, which ends soon after that.
+const LOOKS: u32 = 4;
 /// Where programs are when the caller has no PATH, as podman's conmon.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -101,7 +105,8 @@ impl Criu {
         }
     }
 
-    /// One checkpoint or restore, until criu has ended. `log` is the file that it writes.
+    /// One checkpoint or restore, until criu has ended. `log` is the file that it writes. `killed` tells whether what it holds has
+    /// been killed: it can't end as long as criu, which waits for who fetches its memory, is its tracer, so criu is killed then.
     ///
     /// # Errors
     /// What `notified` returned, and then criu undoes what it has begun; a failure of criu's own.
@@ -110,10 +115,12 @@ impl Criu {
         kind: rpc::Kind,
         options: &wire::Message,
         log: &Path,
+        killed: &dyn Fn() -> bool,
         notified: Notified<'_>,
     ) -> Result<()> {
         self.send(&rpc::request(kind, options))?;
         loop {
+            self.await_word(killed)?;
             let (response, file) = self.receive().map_err(|error| with_log(error, log))?;
             if !response.success {
                 // Until it has put everything back.
@@ -142,6 +149,21 @@ impl Criu {
     fn send(&self, message: &wire::Message) -> Result<()> {
         sys::write_all_at_once(self.socket()?, message.bytes())
             .map_err(|errno| Error::new("speak to criu").call("write", errno))
+    }
+
+    /// Until there is something to hear, or what criu holds has been killed, and criu with it.
+    fn await_word(&mut self, killed: &dyn Fn() -> bool) -> Result<()> {
+        let failed = |call: &str, errno| Error::new("hear criu").call(call, errno);
+        let mut looks = 0;
+        while !poll_in(self.socket()?, LOOK).map_err(|errno| failed("poll", errno))? {
+            looks = if killed() { looks + 1 } else { 0 };
+            if looks >= LOOKS {
+                kill_child(self.pid.as_raw(), libc::SIGKILL).map_err(|errno| failed("kill", errno))?;
+                self.end();
+                return Err(Error::new("the container was killed while criu held it"));
+            }
+        }
+        Ok(())
     }
 
     /// Waits without a bound of our own: a dump takes as long as the memory is large, and the end of criu is the end of the

@@ -20,6 +20,7 @@ use crate::host::{self, errno};
 use crate::plan::{self, External, HostFacts, Plan};
 use crate::state::{Dir, State};
 use crate::sys::path as sys;
+use crate::sys::process::poll_in;
 
 /// The file in the image directory with what the container's standard streams were, as JSON.
 pub const DESCRIPTORS: &str = "descriptors.json";
@@ -248,16 +249,24 @@ pub fn checkpoint(dir: &Dir, state: &State, options: Options) -> Result<()> {
         criu.need(Feature::LazyPages, "--lazy-pages")?;
     }
     let mut status = options.status;
-    criu.carry_out(kind, &message, &directories.log, &mut |told, _| {
+    let killed = || is_ending(process.as_fd(), state.pid);
+    criu.carry_out(kind, &message, &directories.log, &killed, &mut |told, _| {
         if told.script != "status-ready" {
             return Ok(());
         }
         let Some(file) = status.take() else { return Ok(()) };
         sys::write_all_at_once(file.as_fd(), &[0])
             .map_err(|errno| Error::new("write to --status-fd").call("write", errno))
-    })?;
-    drop(process);
-    Ok(())
+    })
+}
+
+/// Has this process ended, or is it about to? In a PID namespace the first one waits for all others, also for those that their tracer
+/// has not let go of (`PF_EXITING` in the flags of proc_pid_stat(5)).
+fn is_ending(process: BorrowedFd<'_>, pid: i32) -> bool {
+    const PF_EXITING: u64 = 4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_EXITING != 0) || poll_in(process, 0).unwrap_or(true)
 }
 
 /// criu dumps a process and its descendants, and takes another one in their cgroup for an error, without a word of what it is.

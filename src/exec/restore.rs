@@ -151,7 +151,10 @@ impl Making<'_> {
             // Wherever the container was when it was dumped.
             message.message(opts::CG_ROOT, &rpc::cgroup_root(&saved.path));
         }
-        criu.carry_out(Kind::Restore, &message, &directories.log, &mut |told, file| match told.script.as_str() {
+        criu.carry_out(Kind::Restore, &message, &directories.log, &|| false, &mut |told, file| match told
+            .script
+            .as_str()
+        {
             "setup-namespaces" => self.set_up(took(process, told.pid)?, devices),
             "orphan-pts-master" => self.terminal(file),
             "post-restore" => {
