@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::{Bundle, Outcome, Running, begin, outcome};
+use crate::rounds::rounds;
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl Place {
     pub fn command(&self, words: &[&str]) -> Command {
         // A runtime that hangs has not held, but it does not hold up the others.
         let mut command = Command::new("timeout");
-        command.args(["-k", "2", "30"]).arg(&self.runtime);
+        command.args(["-k", "2", &rounds(60).to_string()]).arg(&self.runtime);
         command.arg("--root").arg(&self.bundle.store).args(words).stdin(Stdio::null());
         command
     }
