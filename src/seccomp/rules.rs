@@ -137,7 +137,7 @@ impl Condition {
 
     /// Is the comparison the same, as far as its first `parts` go?
     fn begins_like(&self, other: &Self, parts: usize) -> bool {
-        let is = |one: &Self| (one.arg, one.jump, one.is_masked);
+        let is = |one: &Self| (one.arg, one.jump, one.class(), one.is_masked);
         is(self) == is(other) && self.parts()[..parts] == other.parts()[..parts]
     }
 

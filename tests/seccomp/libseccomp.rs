@@ -225,9 +225,25 @@ fn compare(library: &Libseccomp, native: Arch, section: &LinuxSeccomp, tries: &[
     let tries = tries.iter().filter(|data| comparable(data, newest));
     for data in tries.clone() {
         let (ours, theirs) = (run(&ours, data), run(&theirs, data));
+        if ours != theirs && for_this_alone(library, native, section, data) == Some(ours) {
+            continue;
+        }
         prop_assert_eq!(ours, theirs, "{:x?}: {:#x} for libseccomp's {:#x} in {:?}", data, ours, theirs, section);
     }
     Ok(tries.count())
+}
+
+/// What libseccomp answers where the machine's own architecture and that of `data` alone are listed: 2.5.4 at times takes two
+/// comparisons of different architectures for one, and then answers otherwise when a rule for another call is left out.
+fn for_this_alone(library: &Libseccomp, native: Arch, section: &LinuxSeccomp, data: &Data) -> Option<u32> {
+    let x32 = data.arch == 0xc000_003e && data.nr >= 0x4000_0000;
+    let abi = ABIS.iter().find(|(_, arch, first, _)| *arch == data.arch && (*first != 0) == x32)?;
+    let mut section = section.clone();
+    section.set_architectures(section.architectures().clone().map(|mut archs| {
+        archs.retain(|arch| *arch == abi.0);
+        archs
+    }));
+    library.compile(&section, native).map(|program| run(&program, data))
 }
 
 /// With a rule for getpid(2), which every architecture has.

@@ -91,8 +91,10 @@ fn steps(arg: &LinuxSeccompArg, bits: u32) -> Vec<Step> {
         Op::ScmpCmpLt | Op::ScmpCmpLe => vec![step(1, op, mask, value)],
         Op::ScmpCmpGt | Op::ScmpCmpGe => vec![step(2, op, mask, value)],
         _ => {
-            let op = if arg.op() == Op::ScmpCmpMaskedEq { op } else { 0 };
-            [32, 0].map(|half| step(0, op, mask >> half & 0xffff_ffff, value >> half & 0xffff_ffff)).into()
+            // Which of the two an equality and its opposite want to hold is told by the last comparison.
+            let upper = if arg.op() == Op::ScmpCmpMaskedEq { op } else { 0 };
+            let half = |op, shift: u32| step(0, op, mask >> shift & 0xffff_ffff, value >> shift & 0xffff_ffff);
+            vec![half(upper, 32), half(op, 0)]
         }
     }
 }
