@@ -8,7 +8,10 @@ use std::io::{Read, Seek};
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use libc::sock_filter;
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscallBuilder};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
+};
+use orlop::error::Error;
 use orlop::seccomp::compile_for;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -215,6 +218,9 @@ fn with_one_rule_each(section: &LinuxSeccomp) -> LinuxSeccomp {
 fn compare(library: &Libseccomp, native: Arch, section: &LinuxSeccomp, tries: &[Data]) -> Result<usize, TestCaseError> {
     let Some(theirs) = library.compile(section, native) else { return Ok(0) };
     let ours = compile_for(section, native);
+    if ours.as_ref().is_err_and(|error| contradicts_for_it_too(library, native, section, error)) {
+        return Ok(0);
+    }
     prop_assert!(ours.is_ok(), "refused only here: {:?}", ours);
     let ours = ours.unwrap().expect("there are rules").program;
     let names: Vec<_> = section.syscalls().iter().flatten().flat_map(|rule| rule.names()).collect();
@@ -231,6 +237,28 @@ fn compare(library: &Libseccomp, native: Arch, section: &LinuxSeccomp, tries: &[
         prop_assert_eq!(ours, theirs, "{:x?}: {:#x} for libseccomp's {:#x} in {:?}", data, ours, theirs, section);
     }
     Ok(tries.count())
+}
+
+/// Does libseccomp refuse the rule at which the compiler has found two actions, after one of those before it? It forgets a rule that
+/// one with fewer conditions covers (2.5.4: `ipc` by number and argument, then by the argument alone), and what contradicts it then.
+fn contradicts_for_it_too(library: &Libseccomp, native: Arch, section: &LinuxSeccomp, error: &Error) -> bool {
+    let place = error.pointer.as_ref().and_then(|pointer| pointer.rsplit('/').next()?.parse::<usize>().ok());
+    let (Some(place), true) = (place, error.message.starts_with("two actions")) else { return false };
+    let rules = section.syscalls().as_deref().unwrap_or_default();
+    let alone = |rule: &LinuxSyscall, name: &String| {
+        let mut rule = rule.clone();
+        rule.set_names(vec![name.clone()]);
+        rule
+    };
+    let mut pairs = rules[..place].iter().flat_map(|earlier| {
+        let names = earlier.names().iter().flat_map(|one| rules[place].names().iter().map(move |other| (one, other)));
+        names.map(move |(one, other)| vec![alone(earlier, one), alone(&rules[place], other)])
+    });
+    pairs.any(|pair| {
+        let mut section = section.clone();
+        section.set_syscalls(Some(pair));
+        library.compile(&section, native).is_none()
+    })
 }
 
 /// What libseccomp answers where the machine's own architecture and that of `data` alone are listed: 2.5.4 at times takes two
