@@ -32,8 +32,9 @@ const LONGEST: usize = 16384;
 const LINES: usize = 5;
 /// How often is looked whether what criu holds has been killed, in milliseconds.
 const LOOK: i32 = 500;
-/// How many such looks the end of it may be criu's own doing, which ends soon after that.
-const LOOKS: u32 = 4;
+/// How many such looks the end of it may be criu's own doing, which kills what it has dumped, and waits until its memory is free. Less
+/// than `delete --force` waits for the lock.
+const LOOKS: u32 = 8;
 /// Where programs are when the caller has no PATH, as podman's conmon.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
