@@ -74,14 +74,33 @@ struct Message {
     body: Vec<Value>,
 }
 
-/// A connection to a bus.
+/// The time for all that is done over one or more connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    start: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// `limit` from now.
+    pub fn within(limit: Duration) -> Self {
+        Self { start: Instant::now(), limit }
+    }
+
+    fn end(self) -> Instant {
+        self.start + self.limit
+    }
+}
+
+/// A connection to a bus, or to one peer.
 #[derive(Debug)]
 pub struct Bus {
     socket: OwnedFd,
     address: String,
     serial: u32,
-    start: Instant,
-    limit: Duration,
+    deadline: Deadline,
+    /// There is no bus between: who is at the other end sends all its signals, and has no name.
+    peer: bool,
     input: Vec<u8>,
     /// Signals that came before somebody waited for them.
     signals: Vec<Message>,
@@ -89,26 +108,38 @@ pub struct Bus {
 
 impl Bus {
     /// Connects to the first address of `addresses` (such as `unix:path=/run/dbus/system_bus_socket`) that can be
-    /// reached, and says hello. All that is done with the bus has to end within `limit` from now.
+    /// reached, and says hello. All that is done with the bus has to end before `deadline`.
     ///
     /// # Errors
     /// No address can be reached, the bus does not take the caller for who it is, or the time is over.
-    pub fn connect(addresses: &str, limit: Duration) -> Result<Self> {
-        let start = Instant::now();
+    pub fn connect(addresses: &str, deadline: Deadline) -> Result<Self> {
+        let mut bus = Self::reach(addresses, deadline, false)?;
+        match bus.call(of_bus("Hello"), &[])? {
+            Reply::Values(..) => Ok(bus),
+            Reply::Refused { text, .. } => Err(bus.failed(&text)),
+        }
+    }
+
+    /// The same for a service that is itself at the other end.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn peer(addresses: &str, deadline: Deadline) -> Result<Self> {
+        Self::reach(addresses, deadline, true)
+    }
+
+    fn reach(addresses: &str, deadline: Deadline, peer: bool) -> Result<Self> {
         let mut last = Error::new(format!("the D-Bus address {addresses:?} names no socket"))
             .hint("addresses look like unix:path=/run/dbus/system_bus_socket");
         for address in addresses.split(';').filter(|address| !address.is_empty()) {
             let Some(target) = target(address) else { continue };
-            match open(&target, address, start + limit) {
+            match open(&target, address, deadline.end()) {
                 Ok(socket) => {
                     let address = address.to_owned();
                     let (input, signals) = (Vec::new(), Vec::new());
-                    let mut bus = Self { socket, address, serial: 0, start, limit, input, signals };
+                    let mut bus = Self { socket, address, serial: 0, deadline, peer, input, signals };
                     bus.authenticate()?;
-                    return match bus.call(of_bus("Hello"), &[])? {
-                        Reply::Values(..) => Ok(bus),
-                        Reply::Refused { text, .. } => Err(bus.failed(&text)),
-                    };
+                    return Ok(bus);
                 }
                 Err(error) => last = error,
             }
@@ -121,6 +152,9 @@ impl Bus {
     /// # Errors
     /// As [`call`](Self::call); the bus refuses.
     pub fn add_match(&mut self, rule: &str) -> Result<()> {
+        if self.peer {
+            return Ok(());
+        }
         match self.call(of_bus("AddMatch"), &[rule.into()])? {
             Reply::Values(..) => Ok(()),
             Reply::Refused { text, .. } => Err(self.failed(&text)),
@@ -248,7 +282,7 @@ impl Bus {
 
     /// The time that is left.
     fn left(&self, what: &str) -> Result<PollTimeout> {
-        match (self.start + self.limit).checked_duration_since(Instant::now()) {
+        match self.deadline.end().checked_duration_since(Instant::now()) {
             Some(left) => Ok(PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)),
             None => Err(self.silent(what)),
         }
@@ -269,8 +303,12 @@ impl Bus {
     }
 
     fn silent(&self, what: &str) -> Error {
-        Error::new(format!("systemd did not answer within {} s ({what} over {})", self.limit.as_secs(), self.address))
-            .hint("systemctl status shows whether it works; --systemd-cgroup is what asks for it")
+        Error::new(format!(
+            "systemd did not answer within {} s ({what} over {})",
+            self.deadline.limit.as_secs(),
+            self.address
+        ))
+        .hint("systemctl status shows whether it works; --systemd-cgroup is what asks for it")
     }
 }
 
@@ -311,7 +349,7 @@ fn open(target: &UnixAddr, address: &str, deadline: Instant) -> Result<OwnedFd> 
             Err(Errno::EAGAIN) if Instant::now() < deadline => std::thread::sleep(RETRY),
             Err(Errno::EINTR) => {}
             Err(errno) => {
-                return Err(failed("connect", errno).hint("there is no bus: --systemd-cgroup needs systemd and D-Bus"));
+                return Err(failed("connect", errno).hint("there is no bus: --systemd-cgroup needs systemd"));
             }
         }
     }
@@ -488,7 +526,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             stream.write_all(&said[said.len() - 7..]).unwrap();
         });
-        let mut bus = Bus::connect(&address, 10 * SECOND).unwrap();
+        let mut bus = Bus::connect(&address, Deadline::within(10 * SECOND)).unwrap();
         assert_eq!(bus.call(ANYTHING, &[]).unwrap(), Reply::Values(vec!["ours".into()], ":1.1".into()));
         let signal = ("x.Manager", "JobRemoved");
         for job in [4, 5] {
@@ -509,9 +547,25 @@ mod tests {
             let fields = [(4, "a.b.Denied".into()), (5, Value::Uint32(serial))];
             stream.write_all(&message(ERROR, &fields, &["no".into(), Value::Bool(true)])).unwrap();
         });
-        let mut bus = Bus::connect(&address, 10 * SECOND).unwrap();
+        let mut bus = Bus::connect(&address, Deadline::within(10 * SECOND)).unwrap();
         let refused = Reply::Refused { name: "a.b.Denied".into(), text: "no".into() };
         assert_eq!(bus.call(ANYTHING, &[Value::Uint32(1)]).unwrap(), refused);
+    }
+
+    #[test]
+    fn a_peer_is_not_greeted_and_has_no_name() {
+        let address = bus("peer", |mut stream| {
+            agree(&mut stream);
+            let serial = heard(&mut stream);
+            let fields = [(2, "x.Manager".into()), (3, "JobRemoved".into())];
+            stream.write_all(&message(SIGNAL, &fields, &[Value::Uint32(4)])).unwrap();
+            stream.write_all(&message(METHOD_RETURN, &[(5, Value::Uint32(serial))], &["ours".into()])).unwrap();
+        });
+        let mut peer = Bus::peer(&address, Deadline::within(10 * SECOND)).unwrap();
+        peer.add_match("type='signal'").unwrap();
+        assert_eq!(peer.call(ANYTHING, &[]).unwrap(), Reply::Values(vec!["ours".into()], String::new()));
+        let signal = peer.signal("", ("x.Manager", "JobRemoved"), |_| true, "JobRemoved");
+        assert_eq!(signal.unwrap(), [Value::Uint32(4)]);
     }
 
     #[test]
@@ -522,7 +576,7 @@ mod tests {
             while stream.write_all(&removed(":1.1", 0)).is_ok() {}
         });
         for address in [silent, chatty] {
-            let error = Bus::connect(&address, SECOND).unwrap_err();
+            let error = Bus::connect(&address, Deadline::within(SECOND)).unwrap_err();
             assert!(error.message.starts_with("systemd did not answer within 1 s ("), "{error}");
         }
     }
@@ -539,7 +593,7 @@ mod tests {
             stream.write_all(b"REJECTED EXTERNAL\r\n").unwrap();
             let _ = stream.read_to_end(&mut Vec::new());
         });
-        let error = |address: &str| Bus::connect(address, 10 * SECOND).unwrap_err().message;
+        let error = |address: &str| Bus::connect(address, Deadline::within(10 * SECOND)).unwrap_err().message;
         assert!(error(&garbage).contains("does not speak D-Bus"));
         assert!(error(&rejecting).contains("has rejected this user"));
         assert!(error("tcp:host=x;;").contains("names no socket"));

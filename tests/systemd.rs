@@ -45,15 +45,22 @@ struct Fake {
 
 impl Fake {
     fn new(bundle: &Bundle, systemd: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        let path = bundle.dir.join("bus");
+        Self::at(bundle.dir.join("bus"), systemd)
+    }
+
+    /// At the socket `private` it is systemd itself, without a bus between.
+    fn at(path: PathBuf, systemd: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
+        let peer = path.ends_with("private");
         let listener = UnixListener::bind(&path).expect("bind");
+        // For users too.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).expect("chmod");
         let calls = Arc::new(Mutex::new(Vec::new()));
         let silent = Arc::new(Mutex::new(""));
         let (heard, systemd, still) = (Arc::clone(&calls), Arc::new(systemd), Arc::clone(&silent));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (heard, systemd, silent) = (Arc::clone(&heard), Arc::clone(&systemd), *still.lock().unwrap());
-                std::thread::spawn(move || serve(stream, &heard, silent, &*systemd));
+                std::thread::spawn(move || serve(stream, &heard, (silent, peer), &*systemd));
             }
         });
         Self { path, calls, silent }
@@ -80,7 +87,12 @@ impl Fake {
 }
 
 /// One connection, until the caller closes it.
-fn serve(mut stream: UnixStream, heard: &Mutex<Vec<Call>>, silent: &str, systemd: &dyn Fn(&Call) -> Answer) {
+fn serve(
+    mut stream: UnixStream,
+    heard: &Mutex<Vec<Call>>,
+    (silent, peer): (&str, bool),
+    systemd: &dyn Fn(&Call) -> Answer,
+) {
     let mut words = [0; 29];
     if stream.read_exact(&mut words).is_err() {
         return;
@@ -93,15 +105,19 @@ fn serve(mut stream: UnixStream, heard: &Mutex<Vec<Call>>, silent: &str, systemd
     stream.write_all(b"DATA\r\nOK 00\r\n").expect("write");
     while let Some((serial, call)) = read(&mut stream) {
         let answer = match call.name.as_str() {
-            name @ ("Hello" | "AddMatch") if name == silent => Answer::Silence,
-            "Hello" => Answer::Values(vec![":1.9".into()]),
-            "AddMatch" => Answer::Values(Vec::new()),
+            name @ ("Hello" | "AddMatch") if name == silent && !peer => Answer::Silence,
+            "Hello" if !peer => Answer::Values(vec![":1.9".into()]),
+            "AddMatch" if !peer => Answer::Values(Vec::new()),
             _ => {
                 heard.lock().unwrap().push(call.clone());
                 if call.name == silent { Answer::Silence } else { systemd(&call) }
             }
         };
         let to = (5, Value::Uint32(serial));
+        let message = |kind, fields: Vec<(u8, Value)>, body: &[Value]| {
+            let sender = if peer { None } else { Some((7, ":1.1".into())) };
+            message(kind, fields.into_iter().chain(sender).collect(), body)
+        };
         let said = match answer {
             Answer::Values(values) => message(2, vec![to], &values),
             Answer::Error(name, text) => message(3, vec![to, (4, name.as_str().into())], &[text.into()]),
@@ -145,7 +161,7 @@ fn read(stream: &mut UnixStream) -> Option<(u32, Call)> {
 }
 
 fn message(kind: u8, mut fields: Vec<(u8, Value)>, body: &[Value]) -> Vec<u8> {
-    fields.extend([(7, ":1.1".into()), (8, Value::Signature(signature(body)))]);
+    fields.push((8, Value::Signature(signature(body))));
     let field = |(code, value)| Value::Struct(vec![Value::Byte(code), Value::Variant(Box::new(value))]);
     let mut content = Vec::new();
     body.iter().for_each(|value| value.write(&mut content));
@@ -376,7 +392,6 @@ fn silent_stop(step: &'static str) {
 fn silent_exec() {
     let bundle = of_nobody(Bundle::sleeper()).edit(|config| config["linux"]["resources"] = json!({}));
     let fake = Fake::new(&bundle, working(&bundle));
-    fs::set_permissions(&fake.path, fs::Permissions::from_mode(0o777)).expect("chmod");
     let on = |command: Command| {
         let mut command = as_user(&command, false);
         command.env("DBUS_SESSION_BUS_ADDRESS", format!("unix:path={}", fake.path.display()));
@@ -450,6 +465,26 @@ fn what_systemd_refuses_or_fails_to_do_is_said() {
     running(&bundle, &fake).fails("but the container's process is in the cgroup");
     assert_eq!(fake.heard(), ["StartTransientUnit", "StopUnit", "ResetFailedUnit"]);
     nothing_left(&bundle);
+}
+
+/// The user's systemd has just begun, the bus is one that was made for a program, or there is none.
+#[test]
+fn a_users_systemd_that_is_not_on_the_bus_is_asked_at_its_own_socket() {
+    for bus in ["NameHasNoOwner", "ServiceUnknown", "none"] {
+        let bundle = of_nobody(Bundle::script("grep ^0: /proc/self/cgroup"))
+            .edit(|config| config["linux"]["resources"] = json!({}));
+        let _without = Fake::new(&bundle, move |_| Answer::Error(format!("{DBUS}.{bus}"), "no such name"));
+        if bus == "none" {
+            fs::remove_file(bundle.dir.join("bus")).expect("rm");
+        }
+        fs::create_dir(bundle.dir.join("systemd")).expect("mkdir");
+        let fake = Fake::at(bundle.dir.join("systemd/private"), working(&bundle));
+        let mut command = as_user(&run(&bundle), false);
+        command.env("XDG_RUNTIME_DIR", &bundle.dir);
+        assert_eq!(outcome(command).well(), "0::/", "{bus}");
+        assert_eq!(fake.heard(), ["StartTransientUnit", "StopUnit", "ResetFailedUnit"], "{bus}");
+        nothing_left(&bundle);
+    }
 }
 
 #[test]
@@ -533,7 +568,7 @@ fn the_plan_says_what_systemd_is_asked_and_when() {
     let said = outcome(command).well();
     let at = |words: &str| said.find(words).unwrap_or_else(|| panic!("no {words:?} in {said}"));
     let order = [
-        at("wait until systemd has started the scope"),
+        at("wait until systemd has this process in the scope"),
         at("property Slice = \"a-b.slice\""),
         at("property MemoryMax = 1048576"),
         at("StartTransientUnit p-n.scope"),
@@ -759,6 +794,31 @@ fn a_scope_ends_with_its_container() {
     assert!(show(&hungry, "LoadState").contains("not-found"));
 }
 
+/// A minimal host has systemd and no bus.
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn without_a_bus_systemd_is_asked_at_its_own_socket() {
+    let bundle = limited();
+    let hidden = |command: Command| {
+        let mut hiding = Command::new("unshare");
+        hiding.args(["--mount", "sh", "-c", "mount -t tmpfs tmpfs /run/dbus && exec \"$@\"", "sh"]);
+        hiding
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(Stdio::null())
+            .env_remove("DBUS_SYSTEM_BUS_ADDRESS");
+        outcome(hiding)
+    };
+    hidden(bundle.making("run", &["--systemd-cgroup", "--detach"])).well();
+    let scope = Path::new("/sys/fs/cgroup/t.slice/t-a.slice").join(format!("orlop-{}.scope", bundle.id));
+    assert_eq!(bundle.cgroup(), scope);
+    assert_eq!(show(&bundle, "MemoryMax,TasksMax"), "MemoryMax=67108864\nTasksMax=20");
+    hidden(bundle.command(&["update", "--pids-limit", "21", &bundle.id])).well();
+    assert_eq!(show(&bundle, "TasksMax"), "TasksMax=21");
+    hidden(bundle.command(&["delete", "--force", &bundle.id])).well();
+    assert!(!scope.exists() && show(&bundle, "LoadState").contains("not-found"));
+}
+
 /// The machine's ordinary user, with a systemd of its own.
 const USER: u32 = 1000;
 
@@ -836,9 +896,38 @@ fn a_users_container_is_a_scope_of_the_users_own_systemd() {
         on(&["delete", "--force", &bundle.id]).well();
         assert!(!scope.exists());
     }
+    // On a bus for one program, where nobody is.
+    let mut on_its_bus = Command::new("dbus-run-session");
+    on_its_bus.arg("--").arg(create.get_program()).args(create.get_args());
+    outcome(as_user(&on_its_bus, false)).well();
+    outcome(as_user(&bundle.command(&["delete", "--force", &bundle.id]), false)).well();
     // What is not delegated to it is an error that says how.
     let bundle = bundle
         .edit(|config| config["linux"]["resources"] = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 0}]}));
     outcome(as_user(&create, true)).fails("user@.service");
+    nothing_left(&bundle);
+}
+
+/// systemd moves only a process that has the user's own id, so it is there before it takes one of the subordinate ids.
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn an_exec_with_another_of_a_users_ids_is_in_the_scope() {
+    let line = fs::read_to_string("/etc/subuid").expect("subuid");
+    let first: u32 = line.trim().split(':').nth(1).and_then(|first| first.parse().ok()).expect("a range");
+    let bundle = of_user(Bundle::sleeper()).edit(|config| {
+        for ids in ["uidMappings", "gidMappings"] {
+            config["linux"][ids]
+                .as_array_mut()
+                .expect("a list")
+                .push(json!({"containerID": 1, "hostID": first, "size": 100}));
+        }
+    });
+    outcome(as_user(&bundle.making("run", &["--systemd-cgroup", "--detach"]), false)).well();
+    for own_session in [true, false] {
+        let on = |args: &[&str]| outcome(as_user(&bundle.command(args), own_session));
+        let said = on(&["exec", "--user", "5:6", &bundle.id, "sh", "-c", "id -u; id -g; cat /proc/self/cgroup"]).well();
+        assert_eq!(said, "5\n6\n0::/", "{own_session}");
+    }
+    outcome(as_user(&bundle.command(&["delete", "--force", &bundle.id]), false)).well();
     nothing_left(&bundle);
 }

@@ -103,7 +103,8 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
                 .hint("start it before, or leave the capability away")
         );
     }
-    let options = Options { id: args.id.clone(), preserve_fds, ..Options::default() };
+    let systemd_cgroup = enter::scope(&state).is_some();
+    let options = Options { id: args.id.clone(), preserve_fds, systemd_cgroup, ..Options::default() };
     let plan = plan::exec(&spec, &state.bundle, &process, &facts, &options)?;
     super::log::debug(global, || plan::show::as_text(&plan));
     let console = Console::new(plan.terminal, args.detach, args.console_socket.as_deref())?;

@@ -8,12 +8,12 @@ use oci_spec::runtime::Spec;
 use super::create::open_proc;
 use super::explain::{self, Oom};
 use super::listener::Agent;
-use super::protocol::Report;
+use super::protocol::{Question, Report};
 use super::spawn::{Reached, Slots, Spawned, spawn};
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::plan::op::Slot;
+use crate::plan::op::{Request, Slot};
 use crate::resctrl;
 use crate::state::State;
 use crate::sys::path as sys;
@@ -45,7 +45,7 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, sub: Option<&str>, console
     };
     let (process, unit) = match (born, scope(state)) {
         // A user outside of the user's own systemd, as in a login session, may move nothing into it: systemd itself does,
-        // before the program runs.
+        // when the process asks for it ([`Request::Scope`]).
         (Err(error), Some(unit)) if error.errno == Some(Errno::EACCES) => {
             (spawn(plan, slots, &[], &report, None)?, Some(unit))
         }
@@ -53,8 +53,11 @@ pub fn enter(plan: &Plan, spec: &Spec, state: &State, sub: Option<&str>, console
     };
     drop(affinity);
     let grouped = state.resctrl.as_ref().map_or(Ok(()), |group| resctrl::assign(group, process.pid.as_raw()));
-    let attached = grouped.and_then(|()| unit.map_or(Ok(()), |unit| systemd::attach(unit, sub, process.pid)));
-    match attached.and_then(|()| process.serve(plan, &report, false, agent.as_mut(), |_, _| Ok(None))) {
+    let answer = |question, process: &Spawned| match (question, unit) {
+        (Question::Planned(Request::Scope), Some(unit)) => systemd::attach(unit, sub, process.pid).map(|()| None),
+        _ => Ok(None),
+    };
+    match grouped.and_then(|()| process.serve(plan, &report, false, agent.as_mut(), answer)) {
         Ok(Reached::Ready | Reached::Executed) => Ok(process),
         Ok(Reached::Died(status)) => {
             let cgroup = state.open_cgroup().ok().flatten();
@@ -101,7 +104,7 @@ fn in_sub_cgroup(plan: &Plan, slots: Slots, report: &Shared<Report>, state: &Sta
 }
 
 /// The user's scope that the container's cgroup is.
-fn scope(state: &State) -> Option<&systemd::Unit> {
+pub fn scope(state: &State) -> Option<&systemd::Unit> {
     state.cgroup.as_ref()?.unit.as_ref().filter(|unit| unit.user)
 }
 

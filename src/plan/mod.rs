@@ -89,7 +89,7 @@ pub struct Options {
     pub listen_fds: u32,
     /// The directory in which the container's NOTIFY_SOCKET is, when the service manager wants to hear of it.
     pub notify: Option<PathBuf>,
-    /// `--systemd-cgroup`: systemd makes the cgroup.
+    /// `--systemd-cgroup`: systemd makes the cgroup. Of an exec: it is a user's, and systemd may have to move the process.
     pub systemd_cgroup: bool,
 }
 
@@ -280,6 +280,10 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
     stage.push(Op::ClearDumpable, "");
     stage.push(Op::JoinInit { flags }, "/linux/namespaces");
     begin(&mut child);
+    if options.systemd_cgroup {
+        // As in a create: once it has another of the user's ids, systemd leaves it where it is.
+        child.push(Op::Await(Request::Scope), "/linux/cgroupsPath");
+    }
     if namespaces.has(LinuxNamespaceType::User) {
         child.push(Op::BecomeRoot, "/linux/namespaces");
         child.push(Op::DieWithParent, "");

@@ -145,7 +145,8 @@ pub enum Request {
     Ready = 3,
     /// Move the network devices into the child's network namespace.
     NetDevices = 4,
-    /// Have systemd start the scope with the child in it, and set what its properties do not.
+    /// Have systemd start the scope with the child in it, and set what its properties do not; or move an exec's child into the
+    /// container's scope.
     Scope = 5,
 }
 

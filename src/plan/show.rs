@@ -118,7 +118,7 @@ impl Display for Op {
                 f.write_str("wait until the runtime has run prestart and createRuntime")
             }
             Op::Await(Request::Ready) => f.write_str("wait until the runtime has saved the state"),
-            Op::Await(Request::Scope) => f.write_str("wait until systemd has started the scope with this process"),
+            Op::Await(Request::Scope) => f.write_str("wait until systemd has this process in the scope"),
             Op::Await(Request::NetDevices) => f.write_str("wait until the runtime has moved the network devices"),
             Op::BecomeRoot => f.write_str("become uid 0 and gid 0 of the user namespace"),
             Op::ClearDumpable => f.write_str("clear the dumpable flag"),

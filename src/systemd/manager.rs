@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use super::properties::{Property, of_writes};
 use super::scope::{Scope, Unit};
 use crate::cgroup::{APPLY, Write};
-use crate::dbus::{Bus, Method, Reply, Value};
+use crate::dbus::{Bus, Deadline, Method, Reply, Value};
 use crate::error::{Error, Result};
 
 /// What one of these functions may take in all.
@@ -17,6 +17,8 @@ const SERVICE: &str = "org.freedesktop.systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const PATH: &str = "/org/freedesktop/systemd1";
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
+/// systemd's own socket, below `/run` or `$XDG_RUNTIME_DIR`, where it serves what it serves on the bus (systemctl(1) uses it).
+const OWN_SOCKET: &str = "systemd/private";
 
 /// Starts a scope with the process `pid` in it, and waits until it is there.
 ///
@@ -58,7 +60,7 @@ pub fn start(scope: &Scope, pid: Pid) -> Result<()> {
 /// # Errors
 /// As [`start`].
 pub fn reachable(user: bool) -> Result<()> {
-    Bus::connect(&address(user)?, LIMIT).map(drop)
+    Addresses::of(user)?.connect().map(drop)
 }
 
 /// Tells systemd of other limits of a unit that is there. It writes them to the cgroup, as exactly as it has them.
@@ -141,29 +143,52 @@ fn refused(name: &str, text: &str) -> Error {
         "org.freedesktop.systemd1.UnitExists" => {
             error.at("/linux/cgroupsPath").hint("another container has this unit: systemctl status shows it")
         }
-        "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner" => {
-            error.hint("systemd is not on this bus; leave --systemd-cgroup out to go without it")
-        }
+        name if nobody(name) => error.hint("systemd is not on this bus; leave --systemd-cgroup out to go without it"),
         _ => error,
     }
 }
 
+/// Whether an error says that the bus has no such service.
+fn nobody(name: &str) -> bool {
+    matches!(name, "org.freedesktop.DBus.Error.ServiceUnknown" | "org.freedesktop.DBus.Error.NameHasNoOwner")
+}
+
 /// A connection to the systemd of a unit, which hears of the unit's jobs.
-struct Systemd(Bus);
+struct Systemd {
+    bus: Bus,
+    /// Where it can be reached if it is not on the bus.
+    beside: Option<(String, Deadline)>,
+}
 
 impl Systemd {
     fn connect(unit: &Unit) -> Result<Self> {
-        let mut bus = Bus::connect(&address(unit.user)?, LIMIT)?;
+        let mut systemd = Addresses::of(unit.user)?.connect()?;
         // A unit's name has no quote in it.
-        bus.add_match(&format!(
+        systemd.bus.add_match(&format!(
             "type='signal',sender='{SERVICE}',path='{PATH}',interface='{MANAGER}',member='JobRemoved',arg2='{}'",
             unit.name
         ))?;
-        Ok(Self(bus))
+        Ok(systemd)
     }
 
     fn call(&mut self, name: &str, body: &[Value]) -> Result<Reply> {
-        self.0.call(Method { service: SERVICE, path: PATH, interface: MANAGER, name }, body)
+        self.method(Method { service: SERVICE, path: PATH, interface: MANAGER, name }, body)
+    }
+
+    /// A user's systemd that has just begun is not yet on the bus, and on a bus that was made for one program it never is.
+    fn method(&mut self, method: Method<'_>, body: &[Value]) -> Result<Reply> {
+        let reply = self.bus.call(method, body)?;
+        match &reply {
+            Reply::Refused { name, .. } if nobody(name) => {}
+            _ => return Ok(reply),
+        }
+        match self.beside.take().map(|(address, deadline)| Bus::peer(&address, deadline)) {
+            Some(Ok(peer)) => {
+                self.bus = peer;
+                self.bus.call(method, body)
+            }
+            _ => Ok(reply),
+        }
     }
 
     /// The properties as it takes them. What an older one does not know would be refused; the cgroup's file has it all the
@@ -179,7 +204,7 @@ impl Systemd {
     fn version(&mut self) -> Result<u32> {
         let interface = "org.freedesktop.DBus.Properties";
         let get = Method { service: SERVICE, path: PATH, interface, name: "Get" };
-        let version = match self.0.call(get, &[MANAGER.into(), "Version".into()])? {
+        let version = match self.method(get, &[MANAGER.into(), "Version".into()])? {
             Reply::Values(values, _) => match values.into_iter().next() {
                 Some(Value::Variant(version)) => version.as_str().unwrap_or_default().to_owned(),
                 _ => String::new(),
@@ -192,7 +217,7 @@ impl Systemd {
     /// Waits for the end of a job: its result, such as `done`.
     fn end_of(&mut self, job: Job) -> Result<String> {
         let ours = |body: &[Value]| body.get(1).and_then(Value::as_str) == Some(&job.path);
-        let body = self.0.signal(&job.systemd, (MANAGER, "JobRemoved"), ours, "JobRemoved")?;
+        let body = self.bus.signal(&job.systemd, (MANAGER, "JobRemoved"), ours, "JobRemoved")?;
         Ok(body.get(3).and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 }
@@ -204,18 +229,47 @@ fn major(version: &str) -> u32 {
     digits[..end].parse().unwrap_or(0)
 }
 
-/// Where the bus is, as its clients agree: sd_bus_open_system(3), sd_bus_open_user(3).
-fn address(user: bool) -> Result<String> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if !user {
-        return Ok(set("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|| SYSTEM_BUS.to_owned()));
+/// Where a systemd can be reached.
+struct Addresses {
+    /// The bus, as its clients agree: sd_bus_open_system(3), sd_bus_open_user(3).
+    bus: String,
+    /// The socket of systemd itself, for a host that has no bus.
+    own: Option<String>,
+}
+
+impl Addresses {
+    fn of(user: bool) -> Result<Self> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let own = |run: &str| Some(format!("unix:path={run}/{OWN_SOCKET}"));
+        if !user {
+            // Who names a bus means that one.
+            return Ok(match set("DBUS_SYSTEM_BUS_ADDRESS") {
+                Some(bus) => Self { bus, own: None },
+                None => Self { bus: SYSTEM_BUS.to_owned(), own: own("/run") },
+            });
+        }
+        // What this one names may be a bus for a few programs, and the user's systemd is the same one on any.
+        let run = set("XDG_RUNTIME_DIR");
+        let beside = || Some(format!("unix:path={}/bus", run.as_ref()?));
+        match set("DBUS_SESSION_BUS_ADDRESS").or_else(beside) {
+            Some(bus) => Ok(Self { bus, own: run.and_then(|run| own(&run)) }),
+            None => Err(Error::new(format!("{APPLY}: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")).hint(
+                "a session of its own has them: log in, or loginctl enable-linger USER and XDG_RUNTIME_DIR=/run/user/UID",
+            )),
+        }
     }
-    let beside = || Some(format!("unix:path={}/bus", set("XDG_RUNTIME_DIR")?));
-    set("DBUS_SESSION_BUS_ADDRESS").or_else(beside).ok_or_else(|| {
-        Error::new(format!("{APPLY}: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set")).hint(
-            "a session of its own has them: log in, or loginctl enable-linger USER and XDG_RUNTIME_DIR=/run/user/UID",
-        )
-    })
+
+    /// By the bus, or without it where there is none.
+    fn connect(self) -> Result<Systemd> {
+        let deadline = Deadline::within(LIMIT);
+        match Bus::connect(&self.bus, deadline) {
+            Ok(bus) => Ok(Systemd { bus, beside: self.own.map(|own| (own, deadline)) }),
+            Err(error) => match self.own.map(|own| Bus::peer(&own, deadline)) {
+                Some(Ok(bus)) => Ok(Systemd { bus, beside: None }),
+                _ => Err(error),
+            },
+        }
+    }
 }
 
 #[cfg(test)]
