@@ -67,7 +67,7 @@ pub fn update(dir: &Dir, state: &State, cgroup: &Cgroup, mut change: Change, dev
 
 /// systemd would write the old limits again. It has some of the new ones less exactly, so the files come last.
 fn tell_systemd(unit: &systemd::Unit, cgroup: &Cgroup, writes: &[cgroup::Write]) -> Result<()> {
-    systemd::set_limits(unit, writes)?;
+    systemd::set_limits(unit, writes, cgroup)?;
     writes.iter().try_for_each(|write| cgroup.write(write))
 }
 

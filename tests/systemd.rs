@@ -725,6 +725,37 @@ fn a_restored_container_has_a_scope_with_its_limits_again() {
     assert!(!scope.exists());
 }
 
+/// systemd writes BFQ's weight for all disks at a reload, and with it the kernel forgets those of single ones.
+#[test]
+#[ignore = "needs systemd, which its machine has"]
+fn weights_of_bfq_outlast_a_reload() {
+    let mut modprobe = Command::new("modprobe");
+    modprobe.args(["-a", "null_blk", "bfq"]);
+    outcome(modprobe).well();
+    fs::write("/sys/block/nullb0/queue/scheduler", "bfq").expect("bfq");
+    let disk = fs::read_to_string("/sys/block/nullb0/dev").expect("a disk");
+    let (major, minor) = disk.trim().split_once(':').expect("MAJOR:MINOR");
+    let number = |text: &str| text.parse::<u32>().expect("a number");
+    let one = |weight: u16| json!({"major": number(major), "minor": number(minor), "weight": weight});
+    let bundle = named(Bundle::sleeper())
+        .edit(|config| config["linux"]["resources"] = json!({"blockIO": {"weight": 50, "weightDevice": [one(700)]}}));
+    let weights = |all: u16, one: u16| format!("default {all}\n{} {one}", disk.trim());
+    up(&bundle);
+    for (all, one_of_them) in [(50, 700), (600, 30)] {
+        if all == 600 {
+            let change = bundle.dir.join("change.json");
+            let io = json!({"blockIO": {"weight": 600, "weightDevice": [one(30)]}});
+            fs::write(&change, io.to_string()).expect("change.json");
+            bundle.on("update", &["--resources", change.to_str().expect("UTF-8")]).well();
+        }
+        for reloaded in [false, true] {
+            assert_eq!(value(&bundle, "io.bfq.weight"), weights(all, one_of_them), "reloaded: {reloaded}");
+            outcome(systemctl(&["daemon-reload"])).well();
+        }
+    }
+    bundle.on("delete", &["--force"]).well();
+}
+
 #[test]
 #[ignore = "needs systemd, which its machine has"]
 fn an_idle_container_stays_idle_after_a_reload() {

@@ -518,6 +518,7 @@ pub(super) fn make_scope(
     let wanted = cgroup::wanted_controllers(&resources.writes);
     let adopted = Cgroup::adopt(hierarchy, &path, &wanted);
     let cgroup = made_cgroup.insert(adopted.map_err(|error| user_hint(error, &scope.unit))?);
+    systemd::set_limits(&scope.unit, &systemd::weights_of_bfq(&resources.writes, cgroup)?, cgroup)?;
     fill(bundle, resources, facts, cgroup)
 }
 

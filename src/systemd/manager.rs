@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use super::properties::{Property, of_writes};
+use super::properties::{BFQ, Property, of_bfq, of_writes};
 use super::scope::{Scope, Unit};
-use crate::cgroup::{APPLY, Write};
+use crate::cgroup::{APPLY, Cgroup, Write};
 use crate::dbus::{Bus, Deadline, Method, Reply, Value};
 use crate::error::{Error, Result};
 
@@ -63,12 +63,21 @@ pub fn reachable(user: bool) -> Result<()> {
     Addresses::of(user)?.connect().map(drop)
 }
 
-/// Tells systemd of other limits of a unit that is there. It writes them to the cgroup, as exactly as it has them.
+/// The `writes` of which systemd has to hear once more, by [`set_limits`], when it has made the cgroup: the properties that a
+/// scope starts with do not know yet whether there is BFQ.
+pub fn weights_of_bfq(writes: &[Write], cgroup: &Cgroup) -> Result<Vec<Write>> {
+    let weights: Vec<Write> = writes.iter().filter(|write| write.file == BFQ).cloned().collect();
+    Ok(if weights.is_empty() || cgroup.read(BFQ)?.is_none() { Vec::new() } else { weights })
+}
+
+/// Tells systemd of other limits of a unit that is there, and has this cgroup. It writes them to the cgroup, as exactly as it
+/// has them.
 ///
 /// # Errors
 /// systemd can't be reached, refuses, or does not answer within 30 seconds.
-pub fn set_limits(unit: &Unit, writes: &[Write]) -> Result<()> {
-    let properties = of_writes(writes);
+pub fn set_limits(unit: &Unit, writes: &[Write], cgroup: &Cgroup) -> Result<()> {
+    let mut properties = of_writes(writes);
+    properties.extend(of_bfq(&weights_of_bfq(writes, cgroup)?));
     if properties.is_empty() {
         return Ok(());
     }

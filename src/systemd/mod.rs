@@ -11,6 +11,6 @@ mod scope;
 mod text;
 
 pub use annotations::PREFIX;
-pub use manager::{attach, reachable, set_limits, start, stop};
+pub use manager::{attach, reachable, set_limits, start, stop, weights_of_bfq};
 pub use properties::Property;
 pub use scope::{Scope, Unit, name_of};

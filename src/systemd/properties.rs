@@ -12,6 +12,9 @@ use crate::plan::ranges;
 /// The `CPUWeight` that stands for `cpu.idle`.
 const IDLE: Value = Value::Uint64(0);
 
+/// The file of BFQ's weights, which is there once its module is.
+pub(super) const BFQ: &str = "io.bfq.weight";
+
 /// One property of the unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Property {
@@ -39,6 +42,34 @@ pub(super) fn of_writes(writes: &[Write]) -> Vec<Property> {
     writes.iter().flat_map(of_write).collect()
 }
 
+/// The properties of which systemd makes the weights of `writes` again in a cgroup that has BFQ's file.
+pub(super) fn of_bfq(writes: &[Write]) -> Vec<Property> {
+    writes
+        .iter()
+        .filter(|write| write.file == BFQ)
+        .flat_map(|write| weight(&write.value, from_bfq, &write.from))
+        .collect()
+}
+
+/// systemd has the weights of `io.weight`, and takes the part above the default of 100 to that of BFQ, of at most 1000
+/// (`BFQ_WEIGHT` in its `cgroup-setup.h`, since version 250).
+fn from_bfq(weight: u64) -> u64 {
+    weight.min(100) + weight.saturating_sub(100) * (10_000 - 100) / (1000 - 100)
+}
+
+/// For all disks, `WEIGHT`, or for one, `MAJOR:MINOR WEIGHT`.
+fn weight(value: &str, convert: impl Fn(u64) -> u64, from: &str) -> Vec<Property> {
+    let amount = |weight: &str| weight.parse().ok().map(|weight| Value::Uint64(convert(weight)));
+    let property = match value.split_once(' ') {
+        None => amount(value).map(|weight| Property::new("IOWeight", weight, from)),
+        Some((disk, weight)) => amount(weight).map(|weight| {
+            let disk = Value::Struct(vec![format!("/dev/block/{disk}").as_str().into(), weight]);
+            Property::new("IODeviceWeight", Value::Array("(st)".to_owned(), vec![disk]), from)
+        }),
+    };
+    property.into_iter().collect()
+}
+
 fn of_write(write: &Write) -> Vec<Property> {
     let property = |name: &str, value: Option<Value>| value.map(|value| Property::new(name, value, &write.from));
     let amount = |name: &str| property(name, amount(&write.value)).into_iter().collect();
@@ -64,8 +95,8 @@ fn of_write(write: &Write) -> Vec<Property> {
             })
             .collect(),
         // The weights of v1 are foreseen for two files, and systemd knows the second one's.
-        "io.bfq.weight" => match &write.refused {
-            Refused::InsteadIfMissing { value, .. } => property("IOWeight", amount_of(value)).into_iter().collect(),
+        BFQ => match &write.refused {
+            Refused::InsteadIfMissing { value, .. } => weight(value, |weight| weight, &write.from),
             _ => Vec::new(),
         },
         _ => Vec::new(),
@@ -74,11 +105,7 @@ fn of_write(write: &Write) -> Vec<Property> {
 
 /// A number, or `max`. What is neither, such as a size with a unit or an entry for one device, is the kernel's to read.
 fn amount(value: &str) -> Option<Value> {
-    if value == "max" { Some(Value::Uint64(u64::MAX)) } else { amount_of(value) }
-}
-
-fn amount_of(value: &str) -> Option<Value> {
-    value.parse().ok().map(Value::Uint64)
+    if value == "max" { Some(Value::Uint64(u64::MAX)) } else { value.parse().ok().map(Value::Uint64) }
 }
 
 /// The time of each second. systemd keeps it in whole percents, and cuts what is below: so it is rounded up here, and
@@ -148,6 +175,17 @@ mod tests {
         assert_eq!(shown(r#"{"cpu": {"idle": 1, "shares": 2}}"#), ["CPUWeight=0"]);
         assert_eq!(shown(r#"{"cpu": {"idle": 0, "shares": 2}}"#), ["CPUWeight=1"]);
         assert_eq!(shown(r#"{"cpu": {"period": 50000}}"#), ["CPUQuotaPerSecUSec=infinity", "CPUQuotaPeriodUSec=50000"]);
-        assert_eq!(shown(r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}"#), [""; 0]);
+    }
+
+    #[test]
+    fn weights_are_those_of_the_file_that_the_kernel_has() {
+        let io = r#"{"blockIO": {"weight": 500, "weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}"#;
+        assert_eq!(shown(io), ["IOWeight=4950", "IODeviceWeight=[[\"/dev/block/8:0\" 1]]"]);
+        let writes = writes(&serde_json::from_str(io).unwrap()).unwrap();
+        let values: Vec<_> = of_bfq(&writes).iter().map(|property| property.value.to_string()).collect();
+        assert_eq!(values, ["4500", "[[\"/dev/block/8:0\" 10]]"]);
+        // as systemd counts
+        let back = |weight: u64| if weight <= 100 { weight } else { 100 + (weight - 100) * 900 / 9900 };
+        assert!((1..=1000).all(|weight| back(from_bfq(weight)) == weight && from_bfq(weight) <= 10_000));
     }
 }
