@@ -38,6 +38,7 @@ pub(super) fn mount(state: &mut State<'_>, entry: &Mount) -> Result<(), Fail> {
                 let source = super::source_from_parent(state)?;
                 sys::open_tree(source.as_fd(), c"", entry.options.recursive)
             }
+            Err(Errno::ENOENT) if !entry.fallback.is_empty() => fallback(entry),
             answer => answer,
         }
         .named("open_tree")?;
@@ -51,6 +52,18 @@ pub(super) fn mount(state: &mut State<'_>, entry: &Mount) -> Result<(), Fail> {
         Source::New { kind, source } => new(state, entry, kind, source),
         Source::Bind(_) => Ok(()),
     }
+}
+
+/// The first that is there.
+fn fallback(entry: &Mount) -> SysResult<OwnedFd> {
+    let mut answer = Err(Errno::ENOENT);
+    for source in &entry.fallback {
+        answer = sys::open_tree(path::CWD, source, true);
+        if !matches!(answer, Err(Errno::ENOENT)) {
+            break;
+        }
+    }
+    answer
 }
 
 fn attach_bind(state: &mut State<'_>, entry: &Mount, tree: BorrowedFd<'_>) -> Result<(), Fail> {
@@ -113,14 +126,14 @@ fn new(state: &mut State<'_>, entry: &Mount, kind: &CStr, source: &CStr) -> Resu
         _ => None,
     };
     let made = match create(entry, kind, source, mode) {
-        Err(fail) if matches!(fail.errno, Errno::EPERM | Errno::EBUSY | Errno::EINVAL) => match &entry.fallback {
-            Some(fallback) => {
-                let tree = sys::open_tree(path::CWD, fallback, true).named("open_tree")?;
-                bind_attributes(tree.as_fd(), entry)?;
-                tree
+        Err(fail) if matches!(fail.errno, Errno::EPERM | Errno::EBUSY | Errno::EINVAL) => {
+            if entry.fallback.is_empty() {
+                return Err(fail);
             }
-            None => return Err(fail),
-        },
+            let tree = fallback(entry).named("open_tree")?;
+            bind_attributes(tree.as_fd(), entry)?;
+            tree
+        }
         answer => answer?,
     };
     if let Some(label) = &entry.label {

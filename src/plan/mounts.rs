@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount as Entry, Spec};
 
@@ -10,6 +10,7 @@ use super::mount_options::MountOptions;
 use super::namespaces::{IdMap, Namespaces};
 use super::op::{Mount, Op, Source};
 use super::{HostFacts, Resources, Steps, Tree, cstring, path_cstring};
+use crate::cgroup::Hierarchy;
 use crate::error::{Error, Result};
 
 const MOUNT_ATTR_RDONLY: u64 = 1;
@@ -150,7 +151,7 @@ fn one(entry: &Entry, from: &str, target: CString, mut options: MountOptions) ->
         procfs,
         later,
         parent_opens: false,
-        fallback: None,
+        fallback: Vec::new(),
         label: None,
     })
 }
@@ -227,9 +228,11 @@ fn cgroup(
         warnings.push(format!("{from}: no cgroup v2 file system on this host, so none is mounted"));
         return Ok(());
     };
-    // Without a cgroup of its own the container would get the caller's, with the right to kill or freeze it.
+    // Without a cgroup of its own the container is in the caller's, with the right to kill or freeze it.
     if facts.rootless && !resources.is_some_and(Resources::required) {
         mount.options.set |= MOUNT_ATTR_RDONLY;
+        mount.fallback =
+            facts.cgroup.iter().map(|hierarchy| path_cstring(&callers(hierarchy), from)).collect::<Result<_>>()?;
     }
     if !own_namespace {
         if facts.rootless {
@@ -239,7 +242,13 @@ fn cgroup(
         mount.data.clear();
         mount.flags.clear();
     } else {
-        mount.fallback = Some(path_cstring(&own, from)?);
+        mount.fallback.insert(0, path_cstring(&own, from)?);
     }
     Ok(())
+}
+
+/// Where the caller's cgroup is mounted; the root where that lies outside of the cgroup namespace.
+fn callers(hierarchy: &Hierarchy) -> PathBuf {
+    let own = hierarchy.own.trim_start_matches('/');
+    if own.split('/').any(|name| name == "..") { hierarchy.root.clone() } else { hierarchy.root.join(own) }
 }

@@ -85,8 +85,9 @@ pub struct Mount {
     pub later: u64,
     /// The parent opens the source of this bind mount when the ids of the new user namespace can't reach it.
     pub parent_opens: bool,
-    /// cgroup2 alone: what is bound when the kernel refuses a new mount.
-    pub fallback: Option<CString>,
+    /// cgroup2 alone: what is bound when the kernel refuses a new mount, or when what was to be bound is not there; of these the
+    /// first that is.
+    pub fallback: Vec<CString>,
     /// mqueue alone: the SELinux label of its root, since its file system is there before the mount and takes no `context`.
     pub label: Option<CString>,
 }
