@@ -243,7 +243,7 @@ fn executing(args: &[&str]) -> Bundle {
 fn a_program_that_is_not_found() {
     refused(&executing(&["nonexistent"]), "exec: \"nonexistent\": executable file not found in $PATH", "/process/args");
     refused(&executing(&["/nonexistent"]), "exec: \"/nonexistent\": stat /nonexistent: no such file or directory", "");
-    refused(&executing(&["/etc"]), "is a directory", "");
+    refused(&executing(&["/etc"]), "exec: \"/etc\": is a directory: permission denied", "");
 }
 
 /// One directory is a search as well, whatever it is.
@@ -383,4 +383,23 @@ fn an_unknown_option_is_refused() {
     bundle.run_with(&["--nonsense"]).fails("--nonsense");
     outcome(bundle.command(&["--log-format", "xml", "list"])).fails("xml");
     nothing_left(&bundle);
+}
+
+/// containerd's shim shows its user what stands there.
+#[test]
+fn a_command_line_that_is_none_is_in_the_log() {
+    let bundle = Bundle::new();
+    let (log, other) = (bundle.dir.join("log"), bundle.dir.join("other"));
+    let (log, other) = (log.to_str().expect("UTF-8"), other.to_str().expect("UTF-8"));
+    // What stands after the verb may be the words of a program.
+    for options in [&["--log", log, "--log-format", "json"][..], &[&format!("-log={log}"), "-log-format", "json"]] {
+        let words = [options, &["exec", "--nonsense", &bundle.id, "true", "--log", other]].concat();
+        outcome(bundle.command(&words)).fails("--nonsense");
+        let written = std::fs::read_to_string(log).expect("a log");
+        std::fs::remove_file(log).expect("rm");
+        let record: serde_json::Value = serde_json::from_str(&written).expect("one object");
+        assert_eq!(record["level"], "error");
+        assert!(record["msg"].as_str().is_some_and(|text| text.contains("--nonsense")), "{written}");
+        assert!(!std::path::Path::new(other).exists());
+    }
 }

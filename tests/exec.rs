@@ -167,6 +167,43 @@ fn a_process_file_says_all() {
     assert_eq!(outcome(command).well(), "/tmp\n5\ny\nCapEff: 0000000000000000\n44");
 }
 
+/// What confines a process and is not in the file is as the container has it.
+#[test]
+fn a_process_file_leaves_the_rest_as_the_container_has_it() {
+    let bundle = Bundle::sleeper().edit(|config| {
+        config["process"]["oomScoreAdj"] = json!(77);
+        config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 66}]);
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = json!(["CAP_KILL"]);
+        }
+    });
+    bundle.create();
+    bundle.start();
+    let file = bundle.dir.join("process.json");
+    let script = "grep CapEff /proc/self/status | xargs; ulimit -n; cat /proc/self/oom_score_adj";
+    let process = json!({"args": ["sh", "-c", script], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]});
+    fs::write(&file, process.to_string()).expect("process.json");
+    let said = bundle.on("exec", &["--process", file.to_str().expect("UTF-8")]).well();
+    assert_eq!(said, "CapEff: 0000000000000020\n55\n77");
+}
+
+#[test]
+fn a_variable_takes_the_place_of_the_containers_own() {
+    let bundle = up();
+    let said = bundle.on("exec", &["-e", "PATH=/nowhere", "-e", "PATH=/bin:/usr/bin", "env"]).well();
+    let path: Vec<_> = said.lines().filter(|line| line.starts_with("PATH=")).collect();
+    assert_eq!(path, ["PATH=/bin:/usr/bin"]);
+}
+
+/// As one in a configuration.
+#[test]
+fn an_unknown_capability_is_a_warning() {
+    let bundle = up();
+    let run = bundle.on("exec", &["-c", "CAP_OF_TOMORROW", "true"]);
+    run.well();
+    assert!(run.stderr().contains("unknown capability CAP_OF_TOMORROW"), "{}", run.stderr());
+}
+
 #[test]
 fn a_wrong_process_file_is_refused_in_place() {
     let bundle = up();

@@ -179,12 +179,44 @@ fn a_failure_before_the_program_undoes_everything() {
         let bundle = bundle.edit(|config| config["linux"]["cgroupsPath"] = json!(path));
         let bundle = with(bundle, kind, hook("true"));
         let bundle = with(bundle, kind, hook("echo to stdout; echo to stderr >&2; exit 3"));
+        let after = bundle.dir.join("after");
+        let tell = format!("echo $PWD > {}; grep -o '\"status\":\"[a-z]*\"' >> {0}", after.display());
+        let bundle = with(with(bundle, "poststop", hook("exit 6")), "poststop", hook(&tell));
         let said = bundle.run().fails(&format!("{kind} hook #1: exit status 3"));
         assert!(said.contains("to stdout") && said.contains("to stderr"), "{kind}: {said}");
         assert!(said.contains(&format!("/hooks/{kind}/1")), "{kind}: {said}");
         assert!(!bundle.rootfs("ran").exists(), "{kind}");
         assert!(!bundle.state_dir().exists(), "{kind}");
         assert!(!PathBuf::from(format!("/sys/fs/cgroup{path}")).exists(), "{kind}");
+        // What the hooks before have made is poststop's to take away.
+        let expected = format!("{}\n\"status\":\"stopped\"", bundle.dir.display());
+        assert_eq!(value(&after).expect("poststop"), expected, "{kind}");
+        assert!(said.contains("; error running poststop hook #0: exit status 6"), "{said}");
+    }
+}
+
+/// As with runc: that of the runtime, or of the program, and the bundle as the directory while the container is made.
+#[test]
+fn one_without_an_environment_has_that_of_its_side() {
+    for kind in KINDS {
+        let bundle = Bundle::new();
+        let log = bundle.rootfs("log");
+        let inside = matches!(kind, "createContainer" | "startContainer");
+        let file = if kind == "startContainer" { PathBuf::from("/log") } else { log.clone() };
+        let script = format!("echo ${{OF_THE_RUNTIME-none}},${{OF_THE_PROGRAM-none}},$PWD > {}", file.display());
+        let bundle = with(bundle, kind, json!({"path": "/bin/sh", "args": ["sh", "-c", script]})).edit(|config| {
+            config["process"]["env"] = json!(["PATH=/bin", "OF_THE_PROGRAM=2"]);
+        });
+        let mut command = bundle.making("run", &[]);
+        command.env("OF_THE_RUNTIME", "1").current_dir("/");
+        outcome(command).well();
+        let directory = match kind {
+            "prestart" | "createRuntime" | "poststart" => bundle.dir.display().to_string(),
+            "createContainer" => bundle.rootfs("").display().to_string().trim_end_matches('/').to_owned(),
+            _ => "/".to_owned(),
+        };
+        let expected = format!("{},{directory}", if inside { "none,2" } else { "1,none" });
+        assert_eq!(value(&log).expect("the log"), expected, "{kind}");
     }
 }
 

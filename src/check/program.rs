@@ -60,6 +60,7 @@ fn program(name: &str, process: &Process, view: &View, subject: &Subject, findin
     let text = match (worst, name.contains('/')) {
         (Errno::ENOENT, false) => format!("exec: {name:?}: executable file not found in $PATH"),
         (Errno::ENOENT, true) => format!("exec: {name:?}: stat {name}: no such file or directory"),
+        (Errno::EISDIR, _) => format!("exec: {name:?}: is a directory: permission denied"),
         (errno, _) => format!("exec: {name:?}: {}", errno_text(errno)),
     };
     findings.warning(Error::new(text).at(ARGS).hint(LATER));

@@ -258,7 +258,8 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let signals = if foreground { Some(Signals::block()?) } else { None };
     let container = launch(&prepared, global, &console)?;
     let spec = &prepared.bundle.spec;
-    let started = tell(common, &container, pidfd_socket).and_then(|()| super::start::poststart(spec, &container.state));
+    let started = tell(common, &container, pidfd_socket)
+        .and_then(|()| super::start::poststart(spec, &container.state, Some(&container.state.bundle)));
     let container = finish_or_undo(container, started)?;
     let notes: &[String] = if foreground { &prepared.plan.notes } else { &[] };
     super::log::warnings(global, &[&container.warnings, notes].concat(), foreground);

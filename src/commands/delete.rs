@@ -69,10 +69,6 @@ pub(super) fn remove(dir: &Dir, state: &State, spec: Option<&Spec>) -> Result<()
     let Some(spec) = spec else { return Ok(()) };
     let hooks = plan::hook_list(spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref()), "poststop")?;
     let json = plan::state_json(spec, &state.id, "stopped", 0, &state.bundle.to_string_lossy());
-    for hook in &hooks {
-        if let Err(error) = hooks::run(std::slice::from_ref(hook), &json) {
-            super::log::warn(error);
-        }
-    }
+    hooks::run_all(&hooks, &json, None).into_iter().for_each(super::log::warn);
     Ok(())
 }

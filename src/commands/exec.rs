@@ -176,7 +176,9 @@ fn below(path: &str) -> Result<String> {
 /// The process: a file's, or the container's own with what the command line changes.
 fn process(args: &ExecArgs, spec: &Spec) -> Result<(Process, Vec<String>)> {
     if let Some(path) = &args.process {
-        return bundle::load_process(path);
+        let (mut process, warnings) = bundle::load_process(path)?;
+        spec.process().iter().for_each(|own| inherit(&mut process, own));
+        return Ok((process, warnings));
     }
     if args.command.is_empty() {
         return Err(Error::new("process args cannot be empty").hint("orlop exec ID COMMAND..., or --process FILE"));
@@ -212,8 +214,28 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<(Process, Vec<String>)> {
     if args.process_label.is_some() {
         process.set_selinux_label(args.process_label.clone());
     }
-    add_capabilities(&args.cap, &mut process)?;
-    Ok((process, Vec::new()))
+    let mut warnings = Vec::new();
+    add_capabilities(&args.cap, &mut process, &mut warnings);
+    Ok((process, warnings))
+}
+
+/// What a file leaves out of what confines a process is the container's own, as with runc.
+fn inherit(process: &mut Process, own: &Process) {
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.rlimits().is_none() {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(own.oom_score_adj());
+    }
+    if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().as_ref().is_none_or(String::is_empty) {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
 }
 
 /// `UID` or `UID:GID`, decimal. A name is never looked up: an image's /etc/passwd could make it any id (CVE-2016-3697).
@@ -232,16 +254,19 @@ fn ids(text: &str) -> Result<(u32, Option<u32>)> {
 }
 
 /// Never the inheritable set, and so never the ambient one (CVE-2022-29162, CVE-2022-27650, CVE-2025-27612).
-fn add_capabilities(names: &[String], process: &mut Process) -> Result<()> {
+fn add_capabilities(names: &[String], process: &mut Process, warnings: &mut Vec<String>) {
     if names.is_empty() {
-        return Ok(());
+        return;
     }
     let mut added = oci_spec::runtime::Capabilities::new();
     for name in names {
         let bare = name.to_ascii_uppercase();
         let bare = bare.strip_prefix("CAP_").unwrap_or(&bare).to_owned();
-        let known = bare.parse::<oci_spec::runtime::Capability>();
-        added.insert(known.map_err(|_| Error::new(format!("unknown capability {name}")))?);
+        match bare.parse::<oci_spec::runtime::Capability>() {
+            Ok(capability) => drop(added.insert(capability)),
+            // As one in a configuration.
+            Err(_) => warnings.push(format!("--cap: unknown capability {name} is left out")),
+        }
     }
     let empty = || {
         let mut none = LinuxCapabilities::default();
@@ -254,7 +279,6 @@ fn add_capabilities(names: &[String], process: &mut Process) -> Result<()> {
     let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
     sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
     process.set_capabilities(Some(sets));
-    Ok(())
 }
 
 #[cfg(test)]

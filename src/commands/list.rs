@@ -40,7 +40,6 @@ pub(super) fn run(args: &ListArgs, global: &Global) -> anyhow::Result<i32> {
 
 fn text(container: &Value, key: &str) -> String {
     match &container[key] {
-        Value::String(owner) if key == "owner" && owner.is_empty() => "root".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
@@ -51,9 +50,14 @@ fn containers(store: &Store) -> Result<Vec<Value>> {
         // A container may be removed while we look, and one that is damaged must not hide the others.
         let dir = store.open(&id).ok()?;
         let state = dir.read().ok()?;
-        Some(super::state::object(&state, &dir))
+        let mut object = super::state::object(&state, &dir).ok()?;
+        // `state` has no name for root, as with runc.
+        if object["owner"].as_str() == Some("") {
+            object["owner"] = "root".into();
+        }
+        Some(object)
     };
-    store.ids()?.into_iter().filter_map(one).collect()
+    Ok(store.ids()?.into_iter().filter_map(one).collect())
 }
 
 /// runc's columns, each as wide as its widest entry and three spaces, at least twelve.

@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use super::{Global, LogFormat};
 use crate::error::{Error, Result};
@@ -27,6 +28,13 @@ pub(super) fn failed(global: &Global, error: &anyhow::Error) {
     match own {
         Some(own) if std::io::stderr().is_terminal() => say(&format!("orlop: {}\n", printable(&format!("{own:#}")))),
         _ => say(&format!("orlop: {line}\n")),
+    }
+}
+
+/// The record of a command line that is none. What it says is on standard error already.
+pub(super) fn refused(path: &Path, format: LogFormat, line: &str) {
+    if let Err(why) = append(path, &record(format, "error", &printable(line))) {
+        say(&format!("orlop: write the log {}: {why}\n", path.display()));
     }
 }
 
@@ -86,7 +94,7 @@ pub(super) fn print(text: &str) -> Result<()> {
         .map_err(|error| Error::new("write to standard output").call("write", crate::host::errno(&error)))
 }
 
-fn append(path: &std::path::Path, record: &str) -> std::io::Result<()> {
+fn append(path: &Path, record: &str) -> std::io::Result<()> {
     // /dev/stderr is a link, and nobody but root makes links in /dev.
     let follow = if path.starts_with("/dev") { 0 } else { libc::O_NOFOLLOW };
     let flags = follow | libc::O_NONBLOCK | libc::O_CLOEXEC;

@@ -168,6 +168,9 @@ pub fn main() -> i32 {
         Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
+            if error.use_stderr() {
+                log_of_refused(&error);
+            }
             if misses_value(&error) {
                 // podman asks so whether restore has --lsm-profile, and looks for these words of runc's.
                 log::warn("flag needs an argument");
@@ -206,6 +209,26 @@ pub(crate) fn call(words: &[std::ffi::OsString]) -> anyhow::Result<i32> {
     let called = matches.subcommand().and_then(|(name, own)| Some((VERBS.iter().find(|verb| verb.name == name)?, own)));
     let (verb, own) = called.ok_or_else(|| Error::new("no such command"))?;
     dispatch(verb, own, &global)
+}
+
+/// Writes the record of a command line that is none, as far as that names a log before its verb: what comes later may be an
+/// `exec`ed program's.
+fn log_of_refused(error: &clap::Error) {
+    let words = arguments::normalise(std::env::args_os().collect());
+    let verb = |word: &std::ffi::OsString| VERBS.iter().any(|verb| word == verb.name);
+    let own = words.split(verb).next().unwrap_or_default();
+    let value = |name: &str| {
+        let joined = |word: &std::ffi::OsString| Some(word.to_str()?.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        own.iter().enumerate().rev().find_map(|(at, word)| match word == name {
+            true => own.get(at + 1)?.to_str().map(str::to_owned),
+            false => joined(word),
+        })
+    };
+    let Some(path) = value("--log").filter(|path| !path.is_empty()) else { return };
+    let format = if value("--log-format").as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    log::refused(std::path::Path::new(&path), format, line.strip_prefix("error: ").unwrap_or(line));
 }
 
 /// An option that takes a value was the last word.

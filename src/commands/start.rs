@@ -1,6 +1,7 @@
 //! `start`.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use clap::Args;
 use oci_spec::runtime::Spec;
@@ -37,7 +38,7 @@ pub(super) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<i32> {
     let manager = notify::manager().filter(|_| dir.has(c"notify"));
     let notify = manager.map(|manager| Notify::bind(&dir, manager)).transpose()?;
     let (saved, process) = create::start(&dir, &state, &bundle)?;
-    if let Err(error) = poststart(&saved.spec, &state) {
+    if let Err(error) = poststart(&saved.spec, &state, None) {
         // What is left of it waits for `delete`, and its poststop hooks.
         create::stop(&process);
         return Err(error.into());
@@ -55,10 +56,11 @@ pub(super) fn until_ready(notify: Option<&Notify>, process: &OwnedFd, pid: i32) 
 }
 
 /// The poststart hooks; a failure of one is an error, and the end of the container (runtime-spec 1.3, Lifecycle 10).
-pub(super) fn poststart(spec: &Spec, state: &State) -> Result<()> {
+pub(super) fn poststart(spec: &Spec, state: &State, directory: Option<&Path>) -> Result<()> {
     let hooks = plan::hook_list(spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()), "poststart")?;
     if hooks.is_empty() {
         return Ok(());
     }
-    hooks::run(&hooks, &plan::state_json(spec, &state.id, "running", state.pid, &state.bundle.to_string_lossy()))
+    let json = plan::state_json(spec, &state.id, "running", state.pid, &state.bundle.to_string_lossy());
+    hooks::run(&hooks, &json, directory)
 }

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,7 +23,7 @@ use crate::bundle::Bundle;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Error, Result};
 use crate::notify::{self, Notify};
-use crate::plan::op::{Op, Request, Slot, Source};
+use crate::plan::op::{Hook, Op, Request, Slot, Source};
 use crate::plan::{self, HostFacts, IntelRdt, Joined, Options, Plan, Resources, state_json};
 use crate::resctrl;
 use crate::state::{self, CgroupState, Dir, State, Store};
@@ -49,6 +49,34 @@ pub struct Container {
     pub notify: Option<Notify>,
     /// Network devices that are the container's now.
     devices: Option<Moved>,
+    poststop: Option<Poststop>,
+}
+
+/// The poststop hooks, which run when a container that was begun ends, as that of a create that fails (runtime.md, Lifecycle
+/// 6 to 13): what the hooks before have made, such as a network, is theirs to take away.
+#[derive(Debug)]
+pub(super) struct Poststop {
+    hooks: Vec<Hook>,
+    state: serde_json::Value,
+    bundle: PathBuf,
+}
+
+impl Poststop {
+    /// None when there is no hook.
+    pub(super) fn of(bundle: &Bundle, plan: &Plan, options: &Options) -> Option<Self> {
+        if plan.poststop_hooks.is_empty() {
+            return None;
+        }
+        let state = state_json(&bundle.spec, &options.id, "stopped", 0, &bundle.dir.to_string_lossy());
+        Some(Self { hooks: plan.poststop_hooks.clone(), state, bundle: bundle.dir.clone() })
+    }
+
+    /// After everything else is gone; `error` says as well which have failed.
+    fn run(this: Option<Self>, error: Error) -> Error {
+        let failed = this.map_or_else(Vec::new, |this| hooks::run_all(&this.hooks, &this.state, Some(&this.bundle)));
+        let words = failed.into_iter().map(|failed| failed.message);
+        Error { message: std::iter::once(error.message).chain(words).collect::<Vec<_>>().join("; "), ..error }
+    }
 }
 
 impl Container {
@@ -60,7 +88,7 @@ impl Container {
     /// Takes the container away again, when what follows its making has failed with `error`.
     pub fn give_up(self, error: Error) -> Error {
         let _ = destroy(&self.dir, &self.state);
-        put_back(self.devices, error)
+        Poststop::run(self.poststop, put_back(self.devices, error))
     }
 }
 
@@ -97,6 +125,7 @@ pub(super) struct Undo {
     pub(super) devices: Option<Moved>,
     pub(super) resctrl: Option<resctrl::Group>,
     pub(super) notify: Option<Notify>,
+    pub(super) poststop: Option<Poststop>,
 }
 
 /// Network devices go back to where they came from; `error` says so when they can't.
@@ -107,7 +136,16 @@ fn put_back(devices: Option<Moved>, error: Error) -> Error {
 
 impl Undo {
     pub(super) fn new(dir: Dir) -> Self {
-        Self { dir: Some(dir), cgroup: None, unit: None, process: None, devices: None, resctrl: None, notify: None }
+        Self {
+            dir: Some(dir),
+            cgroup: None,
+            unit: None,
+            process: None,
+            devices: None,
+            resctrl: None,
+            notify: None,
+            poststop: None,
+        }
     }
 
     /// Nothing is undone any more.
@@ -115,13 +153,14 @@ impl Undo {
         let (Some(dir), Some(process)) = (self.dir, process) else {
             return Err(Error::new("the container is gone"));
         };
-        Ok(Container { process, state, dir, warnings, notify: self.notify, devices: self.devices })
+        let Self { notify, devices, poststop, .. } = self;
+        Ok(Container { process, state, dir, warnings, notify, devices, poststop })
     }
 
     /// Takes everything away again; `error` says as well what could not be put back.
     pub(super) fn give_up(mut self, error: Error) -> Error {
         self.all();
-        put_back(self.devices, error)
+        Poststop::run(self.poststop, put_back(self.devices, error))
     }
 
     fn all(&mut self) {
@@ -181,6 +220,7 @@ fn attempt(
     undo.resctrl = claimed.as_ref().map(|claimed| claimed.group.clone());
     let process = spawn(plan, slots, &trees, &report, undo.cgroup.as_ref().map(Cgroup::fd))?;
     drop(trees);
+    undo.poststop = Poststop::of(bundle, plan, options);
     state.pid = process.pid.as_raw();
     let process = undo.process.insert(process);
     state.start_time = state::start_time(process.pid)?.map(|(start, _)| start).ok_or_else(|| {
@@ -427,7 +467,7 @@ impl Answers<'_> {
             }
             Request::RuntimeHooks => {
                 let json = self.tell_hooks("creating", process)?;
-                hooks::run(&self.plan.runtime_hooks, &json)
+                hooks::run(&self.plan.runtime_hooks, &json, Some(&self.bundle.dir))
             }
             Request::Ready => {
                 self.tell_hooks("created", process)?;

@@ -70,7 +70,8 @@ fn not_found(name: &str, failure: &Failure) -> Error {
         _ if nowhere => "executable file not found in $PATH".to_owned(),
         Errno::ENOENT | Errno::ENOTDIR => format!("stat {name}: {}", errno_text(errno)),
         Errno::ELOOP => "the path leads through a magic link of procfs: permission denied".to_owned(),
-        Errno::EISDIR => "is a directory".to_owned(),
+        // Newer engines know the first words, older ones the others.
+        Errno::EISDIR => "is a directory: permission denied".to_owned(),
         other => errno_text(other),
     };
     let error = Error::new(format!("{START}: exec: \"{name}\": {why}"));

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
@@ -34,13 +35,20 @@ pub fn refill(file: &mut File, bytes: &[u8]) -> Result<()> {
     file.seek(SeekFrom::Start(0)).map_err(io).map(drop)
 }
 
-/// Runs the hooks in order; the first that fails ends it.
-pub fn run(hooks: &[Hook], state: &serde_json::Value) -> Result<()> {
+/// Runs the hooks in order; the first that fails ends it. Their directory is the bundle's while the container is made, as with
+/// runc, or else the caller's.
+pub fn run(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>) -> Result<()> {
     let bytes = serde_json::to_vec(state).unwrap_or_default();
-    hooks.iter().try_for_each(|hook| one(hook, &bytes))
+    hooks.iter().try_for_each(|hook| one(hook, &bytes, directory))
 }
 
-fn one(hook: &Hook, state: &[u8]) -> Result<()> {
+/// Runs the hooks of a container that is gone, all of them: what failed (runtime.md, Lifecycle 13).
+pub fn run_all(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>) -> Vec<Error> {
+    let bytes = serde_json::to_vec(state).unwrap_or_default();
+    hooks.iter().filter_map(|hook| one(hook, &bytes, directory).err()).collect()
+}
+
+fn one(hook: &Hook, state: &[u8], directory: Option<&Path>) -> Result<()> {
     let failed = |why: String| {
         Error::new(format!("error running {} hook #{}: {why}", hook.kind, hook.index))
             .at(format!("/hooks/{}/{}", hook.kind, hook.index))
@@ -55,7 +63,13 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
         command.arg0(OsStr::from_bytes(first.as_bytes()));
         command.args(rest.iter().map(|arg| OsStr::from_bytes(arg.as_bytes())));
     }
-    command.env_clear().stdin(Stdio::from(input)).stdout(copy()).stderr(copy()).process_group(0);
+    command.stdin(Stdio::from(input)).stdout(copy()).stderr(copy()).process_group(0);
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
+    if !hook.inherits {
+        command.env_clear();
+    }
     for entry in hook.env.strings() {
         let bytes = entry.as_bytes();
         let at = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::create::{
-    Container, Undo, claim_resctrl, first_state, make_cgroup, make_notify, make_scope, open_namespace, open_proc,
-    remove_abandoned,
+    Container, Poststop, Undo, claim_resctrl, first_state, make_cgroup, make_notify, make_scope, open_namespace,
+    open_proc, remove_abandoned,
 };
 use super::dump::{Common, DESCRIPTORS, Directories, FILE, message, namespace_key, resolve};
 use super::explain::{self, Oom};
@@ -94,7 +94,7 @@ impl Making<'_> {
         self.can_enter(&directories, &common.images)?;
         let streams = streams(&directories)?;
         let mut warnings = self.plan.warnings.clone();
-        let Undo { dir, cgroup, unit, devices, resctrl, notify, .. } = undo;
+        let Undo { dir, cgroup, unit, devices, resctrl, notify, poststop, .. } = undo;
         let dir = dir.as_ref().ok_or_else(|| Error::new("no state directory"))?;
         let mut state = first_state(self.bundle, self.plan, self.facts, self.options)?;
         dir.write_config(&self.bundle.config)?;
@@ -104,6 +104,7 @@ impl Making<'_> {
         let claimed = rdt.map(|rdt| claim_resctrl(rdt, self.facts, dir, &mut state)).transpose()?;
         *resctrl = claimed.as_ref().map(|claimed| claimed.group.clone());
         *cgroup = make_cgroup(self.bundle, self.plan, self.facts, &mut state, &mut warnings)?;
+        *poststop = Poststop::of(self.bundle, self.plan, self.options);
 
         let mut place = Place { streams: !self.plan.terminal, ..Place::default() };
         let mut own = Message::default();
@@ -281,7 +282,7 @@ impl Making<'_> {
         }
         let dir = self.bundle.dir.to_string_lossy();
         let json = state_json(&self.bundle.spec, &self.options.id, "creating", process.pid.as_raw(), &dir);
-        hooks::run(&self.plan.runtime_hooks, &json)
+        hooks::run(&self.plan.runtime_hooks, &json, Some(&self.bundle.dir))
     }
 
     fn terminal(&self, master: Option<OwnedFd>) -> Result<()> {

@@ -99,6 +99,7 @@ pub fn mount_points(plan: &Plan) -> Result<Plan> {
         hooks_inside: false,
         net_devices: Vec::new(),
         runtime_hooks: Vec::new(),
+        poststop_hooks: Vec::new(),
         terminal: false,
         warnings: Vec::new(),
         notes: Vec::new(),

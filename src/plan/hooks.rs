@@ -15,6 +15,7 @@ pub(super) struct Hooks {
     runtime: Vec<Hook>,
     create_container: Vec<Hook>,
     start_container: Vec<Hook>,
+    poststop: Vec<Hook>,
 }
 
 /// The hooks of one list, ready to run.
@@ -41,21 +42,34 @@ fn hook(entry: &Entry, kind: &'static str, index: usize) -> Result<Hook> {
         })?,
     };
     let env = StringArray::new(strings(entry.env().as_ref(), "env")?);
+    let inherits = entry.env().is_none();
     let args = StringArray::new(args);
-    Ok(Hook { path, args, env, timeout, kind, index, seccomp: None, capabilities: None, open_files: None })
+    Ok(Hook { path, args, env, inherits, timeout, kind, index, seccomp: None, capabilities: None, open_files: None })
 }
 
 impl Hooks {
     pub(super) fn of(spec: &Spec) -> Result<Self> {
         let hooks = spec.hooks().as_ref();
+        let inside = |entries: Option<&Vec<Entry>>, kind| {
+            let mut hooks = list(entries, kind)?;
+            // As with runc: inside of the container the environment that there is is its program's.
+            for hook in hooks.iter_mut().filter(|hook| hook.inherits) {
+                hook.env = spec
+                    .process()
+                    .as_ref()
+                    .map_or_else(|| Ok(StringArray::default()), |process| process::environment(process, &[]))?;
+            }
+            Ok::<_, Error>(hooks)
+        };
         // prestart is deprecated, and runs where createRuntime does, before it (config.md, POSIX-platform Hooks).
         #[allow(deprecated)]
         let mut runtime = list(hooks.and_then(|hooks| hooks.prestart().as_ref()), "prestart")?;
         runtime.extend(list(hooks.and_then(|hooks| hooks.create_runtime().as_ref()), "createRuntime")?);
         Ok(Self {
             runtime,
-            create_container: list(hooks.and_then(|hooks| hooks.create_container().as_ref()), "createContainer")?,
-            start_container: list(hooks.and_then(|hooks| hooks.start_container().as_ref()), "startContainer")?,
+            create_container: inside(hooks.and_then(|hooks| hooks.create_container().as_ref()), "createContainer")?,
+            start_container: inside(hooks.and_then(|hooks| hooks.start_container().as_ref()), "startContainer")?,
+            poststop: list(hooks.and_then(|hooks| hooks.poststop().as_ref()), "poststop")?,
         })
     }
 
@@ -67,8 +81,9 @@ impl Hooks {
         !self.create_container.is_empty() || !self.start_container.is_empty()
     }
 
-    pub(super) fn runtime(self) -> Vec<Hook> {
-        self.runtime
+    /// Those of the runtime, and those that come after the end.
+    pub(super) fn outside(self) -> (Vec<Hook>, Vec<Hook>) {
+        (self.runtime, self.poststop)
     }
 
     pub(super) fn create_container(&self, child: &mut Steps) {

@@ -141,6 +141,8 @@ pub struct Plan {
     pub net_devices: Vec<NetDevice>,
     /// Hooks that the parent runs before the root file system is entered (`prestart`, then `createRuntime`).
     pub runtime_hooks: Vec<op::Hook>,
+    /// Hooks that the parent runs when the making of the container has failed on the way (`poststop`).
+    pub poststop_hooks: Vec<op::Hook>,
     /// The process has a terminal.
     pub terminal: bool,
     /// What the caller should know.
@@ -240,6 +242,8 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
     hooks.start_container(process, seccomp.as_ref(), guarded, &mut child)?;
     finish(process, seccomp, guarded, &notify::variables(options), &mut child)?;
 
+    let hooks_inside = hooks.any_inside();
+    let (runtime_hooks, poststop_hooks) = hooks.outside();
     Ok(Plan {
         resources,
         intel_rdt: intel_rdt::plan(spec, &options.id),
@@ -252,9 +256,10 @@ pub fn create(spec: &Spec, bundle: &Path, facts: &HostFacts, options: &Options) 
         stage: stage.0,
         child: child.0,
         initial_cpus: Vec::new(),
-        hooks_inside: hooks.any_inside(),
+        hooks_inside,
         net_devices,
-        runtime_hooks: hooks.runtime(),
+        runtime_hooks,
+        poststop_hooks,
         terminal: process.terminal().unwrap_or(false),
         warnings,
         notes,
@@ -315,6 +320,7 @@ pub fn exec(spec: &Spec, bundle: &Path, process: &Process, facts: &HostFacts, op
         hooks_inside: false,
         net_devices: Vec::new(),
         runtime_hooks: Vec::new(),
+        poststop_hooks: Vec::new(),
         terminal: process.terminal().unwrap_or(false),
         warnings,
         notes,

@@ -120,6 +120,8 @@ pub struct Hook {
     pub args: StringArray,
     /// Its environment.
     pub env: StringArray,
+    /// It has none of its own: on the host's side it is the runtime's.
+    pub inherits: bool,
     /// Its time in seconds.
     pub timeout: u32,
     /// `createContainer` or `startContainer`.

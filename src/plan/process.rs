@@ -1,5 +1,7 @@
 //! `process`: its limits, terminal, directory, program.
 
+use std::collections::HashSet;
+
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Process};
 
 use super::op::{Op, Step};
@@ -124,7 +126,7 @@ pub(super) fn label(process: &Process, child: &mut Steps) -> Result<()> {
 /// The value of a variable of the process's environment.
 pub(crate) fn variable<'a>(process: &'a Process, name: &str) -> Option<&'a str> {
     let value = |entry: &'a String| entry.strip_prefix(name)?.strip_prefix('=');
-    process.env().iter().flatten().find_map(value)
+    process.env().iter().flatten().rev().find_map(value)
 }
 
 fn args(process: &Process) -> Result<&[String]> {
@@ -158,24 +160,34 @@ pub(super) fn program(process: &Process, child: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-/// The execve(2). `variables` take the place of those of the same name.
+/// The variables without those of whose name there is another one later.
+fn last_of_each(env: Vec<String>) -> Vec<String> {
+    let mut names = HashSet::new();
+    let name = |entry: &'_ str| entry.find('=').unwrap_or(entry.len());
+    let mut last: Vec<bool> = env.iter().rev().map(|entry| names.insert(&entry[..name(entry)])).collect();
+    last.reverse();
+    env.into_iter().zip(last).filter_map(|(entry, last)| last.then_some(entry)).collect()
+}
+
+/// The program's environment. Of variables of the same name the last one stands, as with runc: programs would take the first,
+/// and what is given to an exec comes after the container's own. `variables` come after all.
+pub(super) fn environment(process: &Process, variables: &[(&str, String)]) -> Result<StringArray> {
+    let given = process.env().as_deref().unwrap_or(&[]);
+    let added = variables.iter().map(|(name, value)| format!("{name}={value}"));
+    let mut env = last_of_each(given.iter().cloned().chain(added).collect());
+    // It is replaced.
+    env.retain(|entry| entry != "HOME=");
+    strings(&env, "/process/env")
+}
+
+fn strings(list: &[String], from: &str) -> Result<StringArray> {
+    let strings = list.iter().enumerate().map(|(index, text)| cstring(text, &format!("{from}/{index}")));
+    strings.collect::<Result<Vec<_>>>().map(StringArray::new)
+}
+
+/// The execve(2).
 pub(super) fn exec(process: &Process, variables: &[(&str, String)], child: &mut Steps) -> Result<()> {
-    let strings = |list: &[String], from: &str| {
-        list.iter()
-            .enumerate()
-            .map(|(index, text)| cstring(text, &format!("{from}/{index}")))
-            .collect::<Result<Vec<_>>>()
-            .map(StringArray::new)
-    };
     let args = strings(args(process)?, "/process/args")?;
-    let env = process.env().as_deref().unwrap_or(&[]);
-    // An empty HOME is replaced, so it must not come first.
-    let replaced = |entry: &str| {
-        let name = entry.split('=').next().unwrap_or_default();
-        variables.iter().any(|(other, _)| *other == name)
-    };
-    let kept = env.iter().filter(|entry| *entry != "HOME=" && !replaced(entry)).cloned();
-    let env: Vec<String> = kept.chain(variables.iter().map(|(name, value)| format!("{name}={value}"))).collect();
-    child.push(Op::Exec { args, env: strings(&env, "/process/env")? }, "/process/args");
+    child.push(Op::Exec { args, env: environment(process, variables)? }, "/process/args");
     Ok(())
 }

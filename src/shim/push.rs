@@ -202,7 +202,7 @@ impl Push {
             let work = || {
                 // Not by clone3(2): a cgroup that was killed once kills who is born in it from outside (Linux 6.18).
                 let entered = cgroup.map_or(Ok(()), Cgroup::enter);
-                Reply::from(entered.and_then(|()| hooks::run(std::slice::from_ref(&hook), &event)))
+                Reply::from(entered.and_then(|()| hooks::run(std::slice::from_ref(&hook), &event, None)))
             };
             match children.begin([None; 3], &kept, timeout + GRACE, work) {
                 Ok(job) => self.running.push(job),
@@ -303,6 +303,7 @@ fn hook(index: usize, told: &Told, words: &Words) -> Hook {
         path: std::ffi::CString::new(args.first().cloned().unwrap_or_default()).unwrap_or_default(),
         args: strings(args),
         env: strings(vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()]),
+        inherits: false,
         timeout: u32::try_from(told.timeout.as_secs()).unwrap_or(u32::MAX).max(1),
         kind: "push",
         index,

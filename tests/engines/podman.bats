@@ -27,6 +27,7 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     run -127 podman run --rm busybox /absent
     run -126 podman run --rm busybox /etc/plain
     [[ $output == *"permission denied"* ]]
+    run -126 podman run --rm busybox /etc
 }
 
 @test "a detached container: exec, logs, pause, kill, rm" {
@@ -52,6 +53,8 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     run -7 podman exec c sh -c 'exit 7'
     run -127 podman exec c absent
     run -126 podman exec c /etc/plain
+    run -126 podman exec c /etc
+    [ "$(podman exec --env TERM=other c env | grep ^TERM=)" = TERM=other ]
     run -0 podman exec --user 1000 --workdir /tmp --env A=b c sh -c 'echo "$(id -u) $(pwd) $A"'
     [ "$output" = "1000 /tmp b" ]
     podman exec -d c touch /made
