@@ -147,6 +147,7 @@ fn list_shows_what_there_is_in_each_form() {
     let all: Value = serde_json::from_str(&outcome(bundle.command(&["list", "-f", "json"])).well()).expect("JSON");
     assert_eq!(all[0]["id"], bundle.id);
     assert_eq!(all[0]["pid"], bundle.pid());
+    assert_eq!(all[0]["owner"], "root");
 }
 
 /// Who inherits the orphans of a container in the foreground that has no pid namespace.

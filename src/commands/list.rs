@@ -50,14 +50,15 @@ fn containers(store: &Store) -> Result<Vec<Value>> {
         // A container may be removed while we look, and one that is damaged must not hide the others.
         let dir = store.open(&id).ok()?;
         let state = dir.read().ok()?;
-        let mut object = super::state::object(&state, &dir).ok()?;
-        // `state` has no name for root, as with runc.
-        if object["owner"].as_str() == Some("") {
-            object["owner"] = "root".into();
-        }
-        Some(object)
+        Some(super::state::object(&state, &dir).map(|mut object| {
+            // `state` has no name for root, as with runc.
+            if object["owner"].as_str() == Some("") {
+                object["owner"] = "root".into();
+            }
+            object
+        }))
     };
-    Ok(store.ids()?.into_iter().filter_map(one).collect())
+    store.ids()?.into_iter().filter_map(one).collect()
 }
 
 /// runc's columns, each as wide as its widest entry and three spaces, at least twelve.

@@ -53,9 +53,15 @@ impl Bundle {
     /// A bundle whose program is `true`.
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let id = format!("orlop-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(&id);
-        fs::create_dir(&dir).expect("the bundle's directory");
+        // One that was killed has left its own, and pids come again.
+        let (id, dir) = loop {
+            let id = format!("orlop-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            let dir = std::env::temp_dir().join(&id);
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => break (id, made.map(|()| dir).expect("the bundle's directory")),
+            }
+        };
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
         let bin = dir.join("rootfs/bin");
         for name in ["bin", "etc", "tmp", "root"] {
