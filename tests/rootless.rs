@@ -80,6 +80,13 @@ impl Mine {
     }
 }
 
+/// What is the user's is not where the bundle's own end looks.
+impl Drop for Mine {
+    fn drop(&mut self) {
+        outcome(self.command(&["delete", "--force", &self.bundle.id]));
+    }
+}
+
 #[test]
 fn an_ordinary_user_is_root_inside_by_one_id() {
     let mine = Mine::new(&[
