@@ -438,6 +438,7 @@ mod tests {
         });
         let (process, _) = load_process(&fifo).unwrap();
         writer.join().unwrap().unwrap();
+        std::fs::remove_dir_all(fifo.parent().unwrap()).unwrap();
         assert_eq!(process.user().uid(), 1);
     }
 

@@ -99,7 +99,7 @@ pub struct Bus {
     address: String,
     serial: u32,
     deadline: Deadline,
-    /// There is no bus between: who is at the other end sends all its signals, and has no name.
+    /// There is no bus between: who is at the other end sends all its signals, by a name of its own or by none.
     peer: bool,
     input: Vec<u8>,
     /// Signals that came before somebody waited for them.

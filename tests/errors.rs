@@ -402,4 +402,7 @@ fn a_command_line_that_is_none_is_in_the_log() {
         assert!(record["msg"].as_str().is_some_and(|text| text.contains("--nonsense")), "{written}");
         assert!(!std::path::Path::new(other).exists());
     }
+    outcome(bundle.command(&["--log", log, "--log-format", "json", "create"])).fails("required");
+    let written = std::fs::read_to_string(log).expect("a log");
+    assert!(written.contains("not provided: <ID>"), "{written}");
 }

@@ -195,13 +195,13 @@ fn a_failure_before_the_program_undoes_everything() {
     }
 }
 
-/// As with runc: that of the runtime, or of the program, and the bundle as the directory while the container is made.
+/// That of the runtime, or in the container of the program, and the bundle as the directory while the runtime is at it, as with
+/// runc; but a program of the host has no word of the image's, such as LD_PRELOAD (CVE-2025-23266).
 #[test]
 fn one_without_an_environment_has_that_of_its_side() {
     for kind in KINDS {
         let bundle = Bundle::new();
         let log = bundle.rootfs("log");
-        let inside = matches!(kind, "createContainer" | "startContainer");
         let file = if kind == "startContainer" { PathBuf::from("/log") } else { log.clone() };
         let script = format!("echo ${{OF_THE_RUNTIME-none}},${{OF_THE_PROGRAM-none}},$PWD > {}", file.display());
         let bundle = with(bundle, kind, json!({"path": "/bin/sh", "args": ["sh", "-c", script]})).edit(|config| {
@@ -211,11 +211,16 @@ fn one_without_an_environment_has_that_of_its_side() {
         command.env("OF_THE_RUNTIME", "1").current_dir("/");
         outcome(command).well();
         let directory = match kind {
-            "prestart" | "createRuntime" | "poststart" => bundle.dir.display().to_string(),
+            "prestart" | "createRuntime" | "poststart" | "poststop" => bundle.dir.display().to_string(),
             "createContainer" => bundle.rootfs("").display().to_string().trim_end_matches('/').to_owned(),
             _ => "/".to_owned(),
         };
-        let expected = format!("{},{directory}", if inside { "none,2" } else { "1,none" });
+        let variables = match kind {
+            "createContainer" => "none,none",
+            "startContainer" => "none,2",
+            _ => "1,none",
+        };
+        let expected = format!("{variables},{directory}");
         assert_eq!(value(&log).expect("the log"), expected, "{kind}");
     }
 }

@@ -115,15 +115,24 @@ fn without_rights_over_cgroups_it_goes_on_and_says_nothing_as_runc() {
 /// Without a cgroup namespace there is no new mount to be had, and the container's own cgroup is not there.
 #[test]
 fn without_a_cgroup_of_its_own_it_sees_the_callers_and_can_not_write_there() {
-    let mine =
-        Mine::new(&["sh", "-c", "cd /sys/fs/cgroup; cat cgroup.freeze; echo 1 >cgroup.freeze; cat cgroup.procs"]).edit(
-            |config| {
-                let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
-                namespaces.retain(|namespace| namespace["type"] != "cgroup");
-            },
-        );
+    let mine = Mine::new(&[
+        "sh",
+        "-c",
+        "cd /sys/fs/cgroup; cat cgroup.freeze; echo 1 >cgroup.freeze; cat cgroup.procs; touch sub/made",
+    ])
+    .edit(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    });
     let group = std::path::Path::new("/sys/fs/cgroup").join(format!("{}-caller", mine.bundle.id));
     fs::create_dir(&group).expect("a cgroup");
+    // What is mounted below comes along, and is read-only as well.
+    let sub = group.join("sub");
+    fs::create_dir(&sub).expect("a cgroup below");
+    let mount = |program: &str, args: &[&str]| {
+        assert!(Command::new(program).args(args).arg(&sub).status().expect(program).success());
+    };
+    mount("mount", &["-t", "tmpfs", "-o", "mode=777", "tmpfs"]);
     let run = mine.making("run", &[]);
     let mut command = Command::new("sh");
     command.args(["-c", "echo 0 >\"$0\" && exec \"$@\""]).arg(group.join("cgroup.procs"));
@@ -132,12 +141,16 @@ fn without_a_cgroup_of_its_own_it_sees_the_callers_and_can_not_write_there() {
         command.stdin(std::process::Stdio::null());
         outcome(command)
     };
-    let said = run.well();
+    assert_eq!(run.code, Some(1), "{}", run.stderr());
+    let said = run.stdout();
     // The root of the hierarchy has no such file. The runtime is there as well, in another pid namespace.
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines[..2], ["0", "0"], "{said}");
     assert!(lines.contains(&"1"), "{said}");
-    assert!(run.stderr().contains("Read-only file system"), "{}", run.stderr());
+    assert_eq!(run.stderr().matches("Read-only file system").count(), 2, "{}", run.stderr());
+    assert!(!sub.join("made").exists());
+    mount("umount", &[]);
+    fs::remove_dir(&sub).expect("rmdir");
     assert_eq!(value(group.join("cgroup.freeze")).expect("a cgroup").trim(), "0");
     fs::remove_dir(&group).expect("rmdir");
 }

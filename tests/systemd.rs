@@ -473,7 +473,7 @@ fn a_users_systemd_that_is_not_on_the_bus_is_asked_at_its_own_socket() {
     for bus in ["NameHasNoOwner", "ServiceUnknown", "none"] {
         let bundle = of_nobody(Bundle::script("grep ^0: /proc/self/cgroup"))
             .edit(|config| config["linux"]["resources"] = json!({}));
-        let _without = Fake::new(&bundle, move |_| Answer::Error(format!("{DBUS}.{bus}"), "no such name"));
+        let without = Fake::new(&bundle, move |_| Answer::Error(format!("{DBUS}.{bus}"), "no such name"));
         if bus == "none" {
             fs::remove_file(bundle.dir.join("bus")).expect("rm");
         }
@@ -483,6 +483,9 @@ fn a_users_systemd_that_is_not_on_the_bus_is_asked_at_its_own_socket() {
         command.env("XDG_RUNTIME_DIR", &bundle.dir);
         assert_eq!(outcome(command).well(), "0::/", "{bus}");
         assert_eq!(fake.heard(), ["StartTransientUnit", "StopUnit", "ResetFailedUnit"], "{bus}");
+        // The bus is the first that is asked.
+        let asked = if bus == "none" { &[][..] } else { &["StartTransientUnit", "StopUnit"] };
+        assert_eq!(without.heard(), asked, "{bus}");
         nothing_left(&bundle);
     }
 }

@@ -54,7 +54,8 @@ pub(super) fn mount(state: &mut State<'_>, entry: &Mount) -> Result<(), Fail> {
     }
 }
 
-/// The first that is there.
+/// The first that is there, with what is mounted below it, which a user namespace can't leave out; all of it read-only when
+/// the mount is.
 fn fallback(entry: &Mount) -> SysResult<OwnedFd> {
     let mut answer = Err(Errno::ENOENT);
     for source in &entry.fallback {
@@ -62,6 +63,10 @@ fn fallback(entry: &Mount) -> SysResult<OwnedFd> {
         if !matches!(answer, Err(Errno::ENOENT)) {
             break;
         }
+    }
+    let read_only = entry.options.set & libc::MOUNT_ATTR_RDONLY;
+    if let (Ok(tree), true) = (&answer, read_only != 0) {
+        sys::mount_setattr(tree.as_fd(), true, &MountAttr { attr_set: read_only, ..MountAttr::default() })?;
     }
     answer
 }

@@ -288,7 +288,7 @@ pub(super) fn see_through(
         _ if keep => {}
         // Another has deleted it, which does not change how its program ended.
         Err(error) if error.message.contains("does not exist") => {}
-        locked => super::delete::remove(&locked?, &state, Some(spec))?,
+        locked => super::delete::remove(&locked?, &state, Some(spec), Some(&state.bundle))?,
     }
     status
 }

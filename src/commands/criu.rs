@@ -149,7 +149,7 @@ pub(super) fn checkpoint(args: &CheckpointArgs, global: &Global) -> anyhow::Resu
     dump::checkpoint(&dir, &state, options)?;
     if !goes_on {
         let spec = dir.config(&state.bundle).ok().map(|saved| saved.spec);
-        super::delete::remove(&dir, &state, spec.as_ref())?;
+        super::delete::remove(&dir, &state, spec.as_ref(), None)?;
     }
     Ok(0)
 }

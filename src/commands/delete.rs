@@ -1,6 +1,7 @@
 //! `delete`.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use clap::Args;
 use oci_spec::runtime::Spec;
@@ -49,7 +50,7 @@ pub(super) fn run(args: &DeleteArgs, global: &Global) -> anyhow::Result<i32> {
         ),
     }
     let spec = dir.config(&state.bundle).ok().map(|saved| saved.spec);
-    remove(&dir, &state, spec.as_ref())?;
+    remove(&dir, &state, spec.as_ref(), None)?;
     Ok(0)
 }
 
@@ -64,11 +65,11 @@ fn kill(dir: &Dir) {
 
 /// Ends what is left of a container, then runs its poststop hooks. Their failure is said and not returned: the
 /// container is gone (runtime.md, Lifecycle 13).
-pub(super) fn remove(dir: &Dir, state: &State, spec: Option<&Spec>) -> Result<()> {
+pub(super) fn remove(dir: &Dir, state: &State, spec: Option<&Spec>, directory: Option<&Path>) -> Result<()> {
     create::destroy(dir, state)?;
     let Some(spec) = spec else { return Ok(()) };
     let hooks = plan::hook_list(spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref()), "poststop")?;
     let json = plan::state_json(spec, &state.id, "stopped", 0, &state.bundle.to_string_lossy());
-    hooks::run_all(&hooks, &json, None).into_iter().for_each(super::log::warn);
+    hooks::run_all(&hooks, &json, directory).into_iter().for_each(super::log::warn);
     Ok(())
 }

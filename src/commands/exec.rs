@@ -219,12 +219,13 @@ fn process(args: &ExecArgs, spec: &Spec) -> Result<(Process, Vec<String>)> {
     Ok((process, warnings))
 }
 
-/// What a file leaves out of what confines a process is the container's own, as with runc.
+/// Capabilities, labels and the OOM score that a file leaves out are the container's own, as with runc, and so are its limits.
+/// `noNewPrivileges` is a boolean, of which a file says nothing by leaving it out but that it is not set.
 fn inherit(process: &mut Process, own: &Process) {
     if process.capabilities().is_none() {
         process.set_capabilities(own.capabilities().clone());
     }
-    if process.rlimits().is_none() {
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
         process.set_rlimits(own.rlimits().clone());
     }
     if process.oom_score_adj().is_none() {

@@ -220,15 +220,17 @@ fn log_of_refused(error: &clap::Error) {
     let value = |name: &str| {
         let joined = |word: &std::ffi::OsString| Some(word.to_str()?.strip_prefix(name)?.strip_prefix('=')?.to_owned());
         own.iter().enumerate().rev().find_map(|(at, word)| match word == name {
-            true => own.get(at + 1)?.to_str().map(str::to_owned),
+            true => own.get(at + 1)?.to_str().filter(|value| !value.starts_with('-')).map(str::to_owned),
             false => joined(word),
         })
     };
     let Some(path) = value("--log").filter(|path| !path.is_empty()) else { return };
     let format = if value("--log-format").as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
+    // What follows the first empty line is the usage.
     let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    log::refused(std::path::Path::new(&path), format, line.strip_prefix("error: ").unwrap_or(line));
+    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    log::refused(std::path::Path::new(&path), format, line.strip_prefix("error: ").unwrap_or(&line));
 }
 
 /// An option that takes a value was the last word.

@@ -87,8 +87,14 @@ impl Container {
 
     /// Takes the container away again, when what follows its making has failed with `error`.
     pub fn give_up(self, error: Error) -> Error {
-        let _ = destroy(&self.dir, &self.state);
-        Poststop::run(self.poststop, put_back(self.devices, error))
+        match destroy(&self.dir, &self.state) {
+            Ok(()) => Poststop::run(self.poststop, put_back(self.devices, error)),
+            // It is there, and `delete` has the hooks.
+            Err(kept) => {
+                let error = put_back(self.devices, error);
+                Error { message: format!("{}; {}", error.message, kept.message), ..error }
+            }
+        }
     }
 }
 

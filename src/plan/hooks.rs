@@ -50,9 +50,10 @@ fn hook(entry: &Entry, kind: &'static str, index: usize) -> Result<Hook> {
 impl Hooks {
     pub(super) fn of(spec: &Spec) -> Result<Self> {
         let hooks = spec.hooks().as_ref();
-        let inside = |entries: Option<&Vec<Entry>>, kind| {
+        // Programs of the container have its environment, as with runc. createContainer's are the host's, still with all rights:
+        // what an image says there (LD_PRELOAD, CVE-2025-23266) is not for them.
+        let of_container = |entries: Option<&Vec<Entry>>, kind| {
             let mut hooks = list(entries, kind)?;
-            // As with runc: inside of the container the environment that there is is its program's.
             for hook in hooks.iter_mut().filter(|hook| hook.inherits) {
                 hook.env = spec
                     .process()
@@ -67,8 +68,8 @@ impl Hooks {
         runtime.extend(list(hooks.and_then(|hooks| hooks.create_runtime().as_ref()), "createRuntime")?);
         Ok(Self {
             runtime,
-            create_container: inside(hooks.and_then(|hooks| hooks.create_container().as_ref()), "createContainer")?,
-            start_container: inside(hooks.and_then(|hooks| hooks.start_container().as_ref()), "startContainer")?,
+            create_container: list(hooks.and_then(|hooks| hooks.create_container().as_ref()), "createContainer")?,
+            start_container: of_container(hooks.and_then(|hooks| hooks.start_container().as_ref()), "startContainer")?,
             poststop: list(hooks.and_then(|hooks| hooks.poststop().as_ref()), "poststop")?,
         })
     }

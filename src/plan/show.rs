@@ -83,7 +83,14 @@ impl Display for Mount {
         if options.copy_up {
             words.push("tmpcopyup".into());
         }
-        if words.is_empty() { Ok(()) } else { write!(f, " {{{}}}", words.join(",")) }
+        if !words.is_empty() {
+            write!(f, " {{{}}}", words.join(","))?;
+        }
+        match self.source {
+            // The one that is refused where the other is not there.
+            Source::Bind(_) => self.fallback.iter().try_for_each(|other| write!(f, ", or else {}", text(other))),
+            _ => Ok(()),
+        }
     }
 }
 

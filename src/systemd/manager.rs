@@ -203,9 +203,9 @@ impl Systemd {
     /// The properties as it takes them. What an older one does not know would be refused; the cgroup's file has it all the
     /// same.
     fn known(&mut self, properties: &[Property]) -> Result<Vec<Value>> {
-        let newest = properties.iter().map(Property::since).max().unwrap_or(0);
+        let newest = properties.iter().map(|property| property.since).max().unwrap_or(0);
         let version = if newest > 0 { self.version()? } else { newest };
-        let known = properties.iter().filter(|property| property.since() <= version);
+        let known = properties.iter().filter(|property| property.since <= version);
         Ok(known.map(|property| pair(&property.name, property.value.clone())).collect())
     }
 

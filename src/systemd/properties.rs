@@ -24,16 +24,14 @@ pub struct Property {
     pub value: Value,
     /// Place in `config.json` that it comes from.
     pub from: Pointer,
+    /// The version of systemd that reads it so; 0 for those that every version with cgroup v2 has.
+    pub(super) since: u32,
 }
 
 impl Property {
     pub(super) fn new(name: &str, value: Value, from: &str) -> Self {
-        Self { name: name.to_owned(), value, from: from.to_owned() }
-    }
-
-    /// The version of systemd that knows it; 0 for those that every version with cgroup v2 has.
-    pub(super) fn since(&self) -> u32 {
-        if self.name == "CPUWeight" && self.value == IDLE { 252 } else { 0 }
+        let since = if name == "CPUWeight" && value == IDLE { 252 } else { 0 };
+        Self { name: name.to_owned(), value, from: from.to_owned(), since }
     }
 }
 
@@ -48,6 +46,8 @@ pub(super) fn of_bfq(writes: &[Write]) -> Vec<Property> {
         .iter()
         .filter(|write| write.file == BFQ)
         .flat_map(|write| weight(&write.value, from_bfq, &write.from))
+        // Older ones count in another way, and the first properties are nearer to that.
+        .map(|property| Property { since: 250, ..property })
         .collect()
 }
 
