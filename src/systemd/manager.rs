@@ -65,6 +65,9 @@ pub fn reachable(user: bool) -> Result<()> {
 
 /// The `writes` of which systemd has to hear once more, by [`set_limits`], when it has made the cgroup: the properties that a
 /// scope starts with do not know yet whether there is BFQ.
+///
+/// # Errors
+/// The cgroup's file can't be read.
 pub fn weights_of_bfq(writes: &[Write], cgroup: &Cgroup) -> Result<Vec<Write>> {
     let weights: Vec<Write> = writes.iter().filter(|write| write.file == BFQ).cloned().collect();
     Ok(if weights.is_empty() || cgroup.read(BFQ)?.is_none() { Vec::new() } else { weights })
