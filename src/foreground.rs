@@ -1,7 +1,6 @@
 //! A container in the foreground: signals forwarded, the terminal relayed, the exit status returned.
 //!
-//! One thread, one poll(2) over a signalfd, the container's pidfd, and, with a terminal, the three descriptors that
-//! [`Terminal`] relays between.
+//! One thread, one poll(2) over a signalfd, the container's pidfd, and what the [`Relay`] waits for.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -22,11 +21,48 @@ use nix::unistd::Pid;
 pub use crate::console::Terminal;
 use crate::error::{Error, Result};
 use crate::notify::Notify;
+pub use crate::pipes::Pipes;
 use crate::sys::ioctl::tiocgptn;
 use crate::sys::pidfd::{End, WaitId, pidfd_send_signal, waitid};
 use crate::sys::process::kill_child;
 use crate::sys::signal::sigaction_default;
 use crate::sys::socket;
+
+/// What stands between the program's streams and our own.
+#[derive(Debug)]
+pub enum Relay {
+    /// A pseudo-terminal.
+    Terminal(Box<Terminal>),
+    /// Pipes for its stdout and stderr, or none: then it has our own.
+    Pipes(Pipes),
+}
+
+impl Relay {
+    /// Adds to `fds` what is waited for now, and says for how long to wait at most.
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) -> PollTimeout {
+        match self {
+            Relay::Terminal(terminal) => terminal.watch(fds),
+            Relay::Pipes(pipes) => {
+                pipes.watch(fds);
+                PollTimeout::NONE
+            }
+        }
+    }
+
+    fn relay(&mut self) {
+        match self {
+            Relay::Terminal(terminal) => terminal.relay(),
+            Relay::Pipes(pipes) => pipes.relay(),
+        }
+    }
+
+    fn drain(self, signals: &Signals) {
+        match self {
+            Relay::Terminal(terminal) => terminal.drain(signals),
+            Relay::Pipes(pipes) => pipes.drain(signals),
+        }
+    }
+}
 
 /// Longest path that sun_path of `sockaddr_un` holds with its final NUL, see unix(7).
 const SUN_PATH: usize = 107;
@@ -84,7 +120,7 @@ impl Drop for Signals {
 /// signal that killed it, as runc does.
 ///
 /// Meanwhile every signal that we get is sent on to it, but SIGCHLD, SIGPIPE, and SIGWINCH when there is a terminal to
-/// resize; other children that have ended, which a subreaper inherits, are reaped; the terminal is relayed. Before it
+/// resize; other children that have ended, which a subreaper inherits, are reaped; what it says is relayed. Before it
 /// returns, what the container wrote last is written out, and our own terminal is as it was before.
 ///
 /// That it is ready goes from its NOTIFY_SOCKET to the service manager, with our own pid as the one to watch.
@@ -94,27 +130,23 @@ pub fn wait(
     child: Pid,
     pidfd: BorrowedFd,
     signals: &Signals,
-    mut terminal: Option<Terminal>,
+    mut relay: Relay,
     mut notify: Option<Notify>,
 ) -> Result<i32> {
     notify = notify.filter(|notify| !passed_on(notify));
     loop {
-        let ended = poll_once(pidfd, signals, terminal.as_ref(), notify.as_ref())?;
+        let ended = poll_once(pidfd, signals, &relay, notify.as_ref())?;
         notify = notify.filter(|notify| !passed_on(notify));
         while let Some(signal) = signals.next() {
-            handle(signal, child, pidfd, terminal.as_mut());
+            handle(signal, child, pidfd, &mut relay);
         }
-        if let Some(terminal) = &mut terminal {
-            terminal.relay();
-        }
+        relay.relay();
         if ended {
             break;
         }
     }
     let ended = waitid(WaitId::Pidfd(pidfd), 0);
-    if let Some(terminal) = terminal {
-        terminal.drain(signals);
-    }
+    relay.drain(signals);
     let ended = ended
         .map_err(|errno| Error::new(format!("wait for process {child}")).call("waitid(P_PIDFD, WEXITED)", errno))?;
     match ended.map(|ended| ended.end) {
@@ -125,14 +157,9 @@ pub fn wait(
 }
 
 /// Sleeps until there is something to do; true when the child has ended.
-fn poll_once(
-    pidfd: BorrowedFd,
-    signals: &Signals,
-    terminal: Option<&Terminal>,
-    notify: Option<&Notify>,
-) -> Result<bool> {
+fn poll_once(pidfd: BorrowedFd, signals: &Signals, relay: &Relay, notify: Option<&Notify>) -> Result<bool> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    let timeout = terminal.map_or(PollTimeout::NONE, |terminal| terminal.watch(&mut fds));
+    let timeout = relay.watch(&mut fds);
     fds.extend(notify.map(|notify| PollFd::new(notify.as_fd(), PollFlags::POLLIN)));
     match poll(&mut fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
@@ -141,13 +168,13 @@ fn poll_once(
 }
 
 /// What one signal to us means for the container.
-fn handle(signal: c_int, child: Pid, pidfd: BorrowedFd, terminal: Option<&mut Terminal>) {
-    match (signal, terminal) {
+fn handle(signal: c_int, child: Pid, pidfd: BorrowedFd, relay: &mut Relay) {
+    match (signal, relay) {
         (libc::SIGCHLD, _) => reap_others(child),
         // The answer to our own write to a closed pipe.
         (libc::SIGPIPE, _) => {}
-        (libc::SIGWINCH, Some(terminal)) => terminal.resize(),
-        (libc::SIGCONT, Some(terminal)) => {
+        (libc::SIGWINCH, Relay::Terminal(terminal)) => terminal.resize(),
+        (libc::SIGCONT, Relay::Terminal(terminal)) => {
             terminal.resume();
             forward(signal, child, pidfd);
         }

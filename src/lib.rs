@@ -25,6 +25,7 @@ pub mod findings;
 pub mod foreground;
 pub mod host;
 pub mod notify;
+pub mod pipes;
 pub mod plan;
 pub mod record;
 pub mod resctrl;
@@ -33,6 +34,7 @@ pub mod seccomp;
 pub mod shim;
 pub mod spec;
 pub mod state;
+mod stream;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod systemd;

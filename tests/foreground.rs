@@ -16,14 +16,17 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
-use orlop::foreground::{Signals, Terminal, become_subreaper, wait};
+use orlop::foreground::{Pipes, Relay, Signals, Terminal, become_subreaper, wait};
 use orlop::sys::ioctl::tiocswinsz;
 use orlop::sys::pidfd::{pidfd_open, pidfd_send_signal};
 
 const RUNTIME: &str = "--as-runtime";
 const CHILD: &str = "--as-child";
 
-/// The runtime: `--as-runtime pipe|pty SCRIPT`.
+/// An id that owns no file of these tests.
+const NOBODY: u32 = 65_534;
+
+/// The runtime: `--as-runtime pipe|pty|other SCRIPT`; `other`: as if the child were to become another user.
 #[allow(clippy::zombie_processes)] // `wait`, the code under test, reaps it.
 fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
     let signals = Signals::block()?;
@@ -35,12 +38,17 @@ fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
         let slave = || Stdio::from(pty.slave.try_clone().expect("dup"));
         command.args(["setsid", "--ctty"]).stdin(slave()).stdout(slave()).stderr(slave());
     }
-    let child = command.args(["sh", "-c", script]).spawn().expect("spawn");
+    let user = if mode == "other" { NOBODY } else { nix::unistd::geteuid().as_raw() };
+    let mut pipes = if pty.is_some() { Pipes::none() } else { Pipes::needed(Some(user))? };
+    let child = pipes.lend(|| Ok(command.args(["sh", "-c", script]).spawn().expect("spawn")))?;
     drop(command);
     let pid = Pid::from_raw(child.id() as i32);
     let pidfd = pidfd_open(pid).expect("pidfd_open");
-    let terminal = pty.map(|OpenptyResult { master, .. }| Terminal::new(master)).transpose()?;
-    wait(pid, pidfd.as_fd(), &signals, terminal, None)
+    let relay = match pty {
+        Some(OpenptyResult { master, .. }) => Relay::Terminal(Box::new(Terminal::new(master)?)),
+        None => Relay::Pipes(pipes),
+    };
+    wait(pid, pidfd.as_fd(), &signals, relay, None)
 }
 
 /// A pseudo-terminal that the child gets as its standard streams only: openpty(3) leaves both ends open across execve,
@@ -282,6 +290,93 @@ fn sockets_and_files_are_relayed_too() {
     assert_eq!((status, text.as_str()), (0, "first\nsecond\n"));
 }
 
+/// A socket as the stdout of a runtime without a terminal, and our end of it.
+fn on_socket(script: &str) -> (Running, std::os::unix::net::UnixStream) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
+    (Running::new("pipe", script, Stdio::null(), OwnedFd::from(theirs)), ours)
+}
+
+fn stdout_can_be_opened_by_name_where_it_is_a_socket() {
+    // Descriptor 2 is the same socket: one pipe for both.
+    let (mut running, mut ours) =
+        on_socket("exec 2>&1; echo a; echo b >/dev/stderr; echo c >/dev/stdout; echo d; exit 3");
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    assert_eq!((all.as_str(), running.status()), ("a\nb\nc\nd\n", 3));
+}
+
+fn both_outputs_of_one_socket_stay_in_order() {
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
+    let script = "for n in $(seq 1 2000); do echo $n; echo $n >&2; done";
+    let mut command = Command::new(std::env::current_exe().expect("current_exe"));
+    command
+        .args([RUNTIME, "pipe", script])
+        .stdin(Stdio::null())
+        .stderr(OwnedFd::from(theirs.try_clone().expect("dup")));
+    let mut running = Running(command.stdout(OwnedFd::from(theirs)).spawn().expect("spawn"));
+    drop(command);
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    let wanted: String = (1..=2000).map(|number| format!("{number}\n{number}\n")).collect();
+    assert_eq!(running.status(), 0);
+    assert!(all == wanted, "{} bytes, not {}", all.len(), wanted.len());
+}
+
+fn ten_megabytes_reach_a_slow_reader_of_a_socket() {
+    let (mut running, mut ours) = on_socket("seq 1 1450000; exit 5");
+    running.assert_idle();
+    let (mut all, mut bytes) = (Vec::new(), vec![0; 50_000]);
+    while let length @ 1.. = ours.read(&mut bytes).expect("read") {
+        all.extend_from_slice(&bytes[..length]);
+    }
+    assert_eq!(running.status(), 5);
+    let wanted: String = (1..=1_450_000).map(|number| format!("{number}\n")).collect();
+    assert!(all == wanted.as_bytes(), "{} bytes, not {}", all.len(), wanted.len());
+}
+
+fn the_last_output_survives_the_exit_behind_a_socket() {
+    // More than the socket holds: the rest lies in the pipe and in our buffer when the program ends.
+    let (mut running, mut ours) = on_socket("seq 1 40000; exit 5");
+    sleep(Duration::from_millis(300));
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    assert!(all.ends_with("\n40000\n"), "ends with {:?}", &all[all.len().saturating_sub(20)..]);
+    assert_eq!(running.status(), 5);
+}
+
+fn a_socket_without_a_reader_ends_the_program_as_ever() {
+    let (mut running, ours) = on_socket("yes");
+    drop(ours);
+    assert_eq!(running.status(), 128 + libc::SIGPIPE);
+}
+
+fn what_is_left_behind_does_not_keep_the_runtime() {
+    let (mut running, mut ours) = on_socket("sleep 5 & echo $!; exit 4");
+    assert_eq!(running.status(), 4);
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    let pidfd = pidfd_open(Pid::from_raw(all.trim().parse().expect("pid"))).expect("pidfd_open");
+    pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).expect("kill");
+}
+
+fn only_anothers_file_has_a_pipe_before_it() {
+    let path = std::env::temp_dir().join(format!("orlop-foreground-other-{}", std::process::id()));
+    for (mode, shared, leads_to) in [
+        ("pipe", false, path.to_str().expect("a path")),
+        ("other", false, "pipe:"),
+        ("other", true, path.to_str().expect("a path")),
+    ] {
+        std::fs::write(&path, "first\n").expect("write");
+        let permissions = if shared { 0o666 } else { 0o644 };
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(permissions)).expect("chmod");
+        let file = File::options().append(true).open(&path).expect("open");
+        let status = Running::new(mode, "readlink /proc/$$/fd/1", Stdio::null(), file).status();
+        let text = std::fs::read_to_string(&path).expect("read");
+        assert!(status == 0 && text.starts_with(&format!("first\n{leads_to}")), "{mode} {shared}: {status} {text:?}");
+    }
+    std::fs::remove_file(&path).expect("remove");
+}
+
 fn a_reader_that_goes_away_stops_nothing() {
     let (mut running, stdout) = Running::piped("pty", "seq 1 200000; exit 6");
     drop(stdout);
@@ -427,6 +522,13 @@ fn main() -> ExitCode {
         the_last_output_survives_the_exit,
         a_non_blocking_stdout_loses_nothing_and_keeps_its_flags,
         sockets_and_files_are_relayed_too,
+        stdout_can_be_opened_by_name_where_it_is_a_socket,
+        both_outputs_of_one_socket_stay_in_order,
+        ten_megabytes_reach_a_slow_reader_of_a_socket,
+        the_last_output_survives_the_exit_behind_a_socket,
+        a_socket_without_a_reader_ends_the_program_as_ever,
+        what_is_left_behind_does_not_keep_the_runtime,
+        only_anothers_file_has_a_pipe_before_it,
         a_reader_that_goes_away_stops_nothing,
         stdin_reaches_the_container_and_its_end_sends_nothing,
         the_size_follows_our_terminal,

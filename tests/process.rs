@@ -1,6 +1,9 @@
 //! `process`: ids, limits, directory, environment, as the kernel has them for the container's first process.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -275,6 +278,67 @@ fn no_descriptor_comes_along() {
     command.args(["-c", open, "sh", ORLOP]).args(bundle.making("run", &["--preserve-fds", "2"]).get_args());
     let shown = outcome(command).well();
     assert_eq!(shown.lines().count(), 2, "{shown}");
+}
+
+/// What `command` says whose stdout and stderr are one socket.
+fn to_a_socket(mut command: Command) -> String {
+    let (mut ours, theirs) = UnixStream::pair().expect("socketpair");
+    let theirs = OwnedFd::from(theirs);
+    command.stdin(Stdio::null()).stderr(theirs.try_clone().expect("dup")).stdout(theirs);
+    let mut child = command.spawn().expect("spawn");
+    drop(command);
+    let mut said = String::new();
+    ours.read_to_string(&mut said).expect("read");
+    assert!(child.wait().expect("wait").success(), "{said}");
+    said
+}
+
+/// What `command` says whose stdout is a file of root's.
+fn to_a_file(bundle: &Bundle, mut command: Command) -> String {
+    let path = bundle.dir.join("said");
+    assert!(
+        command.stdin(Stdio::null()).stdout(File::create(&path).expect("create")).status().expect("spawn").success()
+    );
+    fs::read_to_string(path).expect("read")
+}
+
+/// Images link their log files to /dev/stdout.
+#[test]
+fn stdout_can_be_opened_by_name_whatever_the_caller_has() {
+    let script = "echo said >/dev/stdout; echo blamed >/dev/stderr; echo again";
+    let once = "echo said >/dev/stdout";
+    let plain = || Bundle::script(script);
+    let user = |bundle: Bundle, uid: u32| bundle.edit(|config| config["process"]["user"]["uid"] = uid.into());
+    for (what, bundle) in [
+        ("root", plain()),
+        ("a user", user(plain(), 1000)),
+        ("root of a user namespace", plain().with_user()),
+        ("a user of a user namespace", user(plain().with_user(), 1000)),
+    ] {
+        let said = to_a_socket(bundle.making("run", &[]));
+        assert!(said.ends_with("said\nblamed\nagain\n"), "{what}: {said}");
+        let bundle = bundle.args(&["sh", "-c", once]);
+        assert_eq!(to_a_file(&bundle, bundle.making("run", &[])), "said\n", "{what}");
+        let bundle = bundle.args(&["sleep", "1000"]);
+        bundle.up();
+        let exec = |script| bundle.command(&["exec", &bundle.id, "sh", "-c", script]);
+        assert_eq!(to_a_socket(exec(script)), "said\nblamed\nagain\n", "{what}: exec");
+        assert_eq!(to_a_file(&bundle, exec(once)), "said\n", "{what}: exec");
+    }
+}
+
+/// A caller's descriptors are the program's own where it could open them, and always of one that is detached.
+#[test]
+fn no_pipe_is_where_none_is_needed() {
+    let (_ours, theirs) = UnixStream::pair().expect("socketpair");
+    let bundle = Bundle::sleeper();
+    let mut command = bundle.making("run", &["--detach"]);
+    assert!(command.stdout(OwnedFd::from(theirs)).stderr(Stdio::null()).status().expect("spawn").success());
+    let leads_to = fs::read_link(format!("/proc/{}/fd/1", bundle.pid())).expect("readlink");
+    assert!(leads_to.to_string_lossy().starts_with("socket:"), "{leads_to:?}");
+    let bundle = Bundle::script("readlink /proc/$$/fd/1");
+    let said = to_a_file(&bundle, bundle.making("run", &[]));
+    assert!(said.trim_end().ends_with("/said"), "{said}");
 }
 
 #[test]

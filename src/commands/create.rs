@@ -14,7 +14,7 @@ use crate::bundle::Bundle;
 use crate::console::Terminal;
 use crate::error::{Error, Result};
 use crate::exec::create::{Container, create as make};
-use crate::foreground::{self, Signals};
+use crate::foreground::{self, Pipes, Relay, Signals};
 use crate::host::{self, errno};
 use crate::plan::{self, HostFacts, Options, Plan};
 use crate::resctrl;
@@ -187,14 +187,22 @@ impl Console {
         self.child.as_ref()
     }
 
-    /// The terminal of a foreground process, once it has sent its master.
-    pub(super) fn terminal(self) -> Result<Option<Terminal>> {
+    /// What is between a foreground process and our own streams: its terminal, once it has sent the master, or `pipes`.
+    pub(super) fn relay(self, pipes: Pipes) -> Result<Relay> {
         drop(self.child);
         match self.ours {
-            Some(ours) => Terminal::new(foreground::receive_master(ours.as_fd(), CONSOLE)?).map(Some),
-            None => Ok(None),
+            Some(ours) => {
+                let master = foreground::receive_master(ours.as_fd(), CONSOLE)?;
+                Ok(Relay::Terminal(Box::new(Terminal::new(master)?)))
+            }
+            None => Ok(Relay::Pipes(pipes)),
         }
     }
+}
+
+/// What a program of the user `uid` that stays in the foreground, without a terminal, needs to open its stdout by name.
+pub(super) fn pipes(foreground: bool, spec: &Spec, uid: Option<u32>) -> Result<Pipes> {
+    if foreground { Pipes::needed(uid.and_then(|uid| plan::host_uid(spec, uid))) } else { Ok(Pipes::none()) }
 }
 
 /// The socket of `--pidfd-socket`, connected before anything is made; without the option nothing is sent.
@@ -256,21 +264,23 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
         foreground::become_subreaper()?;
     }
     let signals = if foreground { Some(Signals::block()?) } else { None };
-    let container = launch(&prepared, global, &console)?;
     let spec = &prepared.bundle.spec;
+    let user = spec.process().as_ref().map(|process| process.user().uid());
+    let mut pipes = pipes(foreground && !prepared.plan.terminal, spec, user)?;
+    let container = pipes.lend(|| launch(&prepared, global, &console))?;
     let started = tell(common, &container, pidfd_socket)
         .and_then(|()| super::start::poststart(spec, &container.state, Some(&container.state.bundle)));
     let container = finish_or_undo(container, started)?;
     let notes: &[String] = if foreground { &prepared.plan.notes } else { &[] };
     super::log::warnings(global, &[&container.warnings, notes].concat(), foreground);
-    Ok(see_through(container, spec, console, signals, args.keep)?)
+    Ok(see_through(container, spec, (console, pipes), signals, args.keep)?)
 }
 
 /// A container that runs: in the foreground (with `signals`) until its end, its exit status; or only until it is ready.
 pub(super) fn see_through(
     container: Container,
     spec: &Spec,
-    console: Console,
+    (console, pipes): (Console, Pipes),
     signals: Option<Signals>,
     keep: bool,
 ) -> Result<i32> {
@@ -282,8 +292,8 @@ pub(super) fn see_through(
         return Ok(0);
     };
     let status = console
-        .terminal()
-        .and_then(|terminal| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, terminal, notify));
+        .relay(pipes)
+        .and_then(|relay| foreground::wait(process.pid, process.pidfd.as_fd(), &signals, relay, notify));
     match dir.lock() {
         _ if keep => {}
         // Another has deleted it, which does not change how its program ended.

@@ -10,7 +10,7 @@ use super::create::{Common, Console, finish_or_undo, prepare, see_through, write
 use crate::error::{Error, Result};
 use crate::exec::dump::{self, Cgroups};
 use crate::exec::restore::{self, Making, Wanted};
-use crate::foreground::{self, Signals};
+use crate::foreground::{self, Pipes, Signals};
 use crate::state::Status;
 use crate::sys::{path, process};
 
@@ -244,7 +244,7 @@ pub(super) fn restore(args: &RestoreArgs, global: &Global) -> anyhow::Result<i32
     let told = write_pid_file(args.pid_file.as_deref(), container.process.pid);
     let container = finish_or_undo(container, told)?;
     super::log::warnings(global, &container.warnings, foreground);
-    Ok(see_through(container, &prepared.bundle.spec, console, signals, false)?)
+    Ok(see_through(container, &prepared.bundle.spec, (console, Pipes::none()), signals, false)?)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use clap::Args;
 use oci_spec::runtime::{LinuxCapabilities, Process, Spec};
 
 use super::Global;
-use super::create::{Console, PidfdSocket, preserved, write_pid_file};
+use super::create::{Console, PidfdSocket, pipes, preserved, write_pid_file};
 use crate::bundle;
 use crate::error::{Error, Result};
 use crate::exec::enter;
@@ -110,7 +110,8 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     let console = Console::new(plan.terminal, args.detach, args.console_socket.as_deref())?;
     let pidfd_socket = PidfdSocket::new(args.pidfd_socket.as_deref())?;
     let signals = if args.detach { None } else { Some(Signals::block()?) };
-    let spawned = enter::enter(&plan, &spec, &state, cgroup.as_deref(), console.child())?;
+    let mut pipes = pipes(!args.detach && !plan.terminal, &spec, Some(process.user().uid()))?;
+    let spawned = pipes.lend(|| enter::enter(&plan, &spec, &state, cgroup.as_deref(), console.child()))?;
     let told = write_pid_file(args.pid_file.as_deref(), spawned.pid)
         .and_then(|()| pidfd_socket.send(spawned.pidfd.as_fd(), b"setns"));
     if let Err(error) = told {
@@ -120,8 +121,8 @@ pub(super) fn run(args: &ExecArgs, global: &Global) -> anyhow::Result<i32> {
     super::log::warnings(global, &[warnings, plan.warnings].concat(), false);
     let Some(signals) = signals else { return Ok(0) };
     let status = console
-        .terminal()
-        .and_then(|terminal| foreground::wait(spawned.pid, spawned.pidfd.as_fd(), &signals, terminal, None));
+        .relay(pipes)
+        .and_then(|relay| foreground::wait(spawned.pid, spawned.pidfd.as_fd(), &signals, relay, None));
     if status.is_err() {
         spawned.kill();
     }

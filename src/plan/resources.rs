@@ -80,11 +80,18 @@ fn owner(spec: &Spec) -> Option<u32> {
     if !own_namespace || !spec.mounts().iter().flatten().any(writable_cgroup) {
         return None;
     }
-    let uid = process.user().uid();
-    if !list().any(|namespace| namespace.typ() == Kind::User) {
+    host_uid(spec, process.user().uid())
+}
+
+/// The host's id of `uid` in the container; None: it has none. Of a user namespace that is joined, the mappings given for it
+/// count.
+pub fn host_uid(spec: &Spec, uid: u32) -> Option<u32> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    if !namespaces.into_iter().flatten().any(|namespace| namespace.typ() == Kind::User) {
         return Some(uid);
     }
-    IdMap::list(linux.uid_mappings().as_ref()).iter().find_map(|map| {
+    IdMap::list(linux.and_then(|linux| linux.uid_mappings().as_ref())).iter().find_map(|map| {
         let offset = uid.checked_sub(map.container).filter(|offset| *offset < map.size)?;
         map.host.checked_add(offset)
     })
