@@ -27,10 +27,20 @@ fn main() -> std::io::Result<()> {
         for (shell, place) in places {
             let directory = share.join(place);
             create_dir_all(&directory)?;
-            generate_to(shell, &mut command.clone(), name, directory)?;
+            let file = generate_to(shell, &mut command.clone(), name, directory)?;
+            if shell == Shell::Bash {
+                mend(&file, name)?;
+            }
         }
     }
     Ok(())
+}
+
+/// clap_complete 4.6 has two names for a verb of a program with a hyphen: one where it is found, one where its options are.
+fn mend(file: &Path, name: &str) -> std::io::Result<()> {
+    let (found, offered) = (name.replace('-', "__"), name.replace('-', "__subcmd__"));
+    let text = std::fs::read_to_string(file)?;
+    std::fs::write(file, text.replace(&format!("{offered}__subcmd__"), &format!("{found}__subcmd__")))
 }
 
 /// A page for a command and for each of its verbs: commands of the administrator's (man(7), section 8).
