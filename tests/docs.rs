@@ -178,6 +178,22 @@ fn kubernetes_md_shows_what_containerd_md_has() {
     }
 }
 
+/// No kubelet runs here, so nobody else reads the class.
+#[test]
+fn the_runtime_class_names_a_runtime_of_the_configuration_beside_it() {
+    let page = page("engines/containerd.md");
+    let class = blocks(&page, "yaml");
+    assert_eq!(class.len(), 1);
+    let value = |key: &str| class[0].lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+    assert_eq!((value("apiVersion"), value("kind")), (Some("node.k8s.io/v1"), Some("RuntimeClass")));
+    let name = value("  name").expect("metadata.name");
+    assert!(page.contains(&format!("`runtimeClassName: {name}`")), "a pod asks for another class than {name}");
+    let handler = value("handler").expect("a handler");
+    let heading = format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{handler}]");
+    let tables = tables(blocks(&page, "toml")[0]);
+    assert!(tables.iter().any(|table| table.starts_with(&heading)), "no {heading} in {tables:#?}");
+}
+
 #[test]
 fn links_between_pages_lead_to_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

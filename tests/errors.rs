@@ -293,6 +293,18 @@ fn a_missing_interpreter_of_a_script_is_named() {
     execve_fails(&bundle, &["exec /program: no such file or directory", "/usr/bin/nonexistent does not exist"]);
 }
 
+#[test]
+fn exec_names_a_missing_interpreter_too() {
+    let bundle = Bundle::sleeper();
+    bundle.program("program", "#!/usr/bin/nonexistent -x\n");
+    bundle.up();
+    let failed = bundle.on("exec", &["/program"]);
+    let said = failed.fails("exec /program: no such file or directory");
+    assert!(said.contains("/usr/bin/nonexistent does not exist"), "{said}");
+    assert_eq!(failed.code, Some(255), "the status of exec's own failures, not the program's");
+    assert_eq!(bundle.status(), "running");
+}
+
 /// `start` knows create's configuration, and not its options: they change how many steps come before the failed one.
 #[test]
 fn start_says_what_failed_after_a_create_with_options() {

@@ -4,6 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use nix::errno::Errno;
+use orlop::exec::explain;
+use orlop::exec::protocol::Failure;
+use orlop::host::Rootless;
+use orlop::plan::op::Op;
+use orlop::plan::{self, HostFacts, Options};
 use serde_json::json;
 
 mod common;
@@ -84,12 +90,42 @@ fn a_profile_for_exec_alone() {
     assert_eq!(common::outcome(command).well(), format!("{} (enforce)", profile.0));
 }
 
+/// podman tells its user that it is the LSM by a match of `/proc/[a-z0-9-].+/attr.*`, backticks and all.
+fn podman_finds(said: &str) -> bool {
+    let is_attribute = |path: &str| {
+        path.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && path.find("/attr").is_some_and(|at| at > 1)
+    };
+    said.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.strip_prefix("/proc/")).any(is_attribute)
+}
+
 #[test]
 #[ignore = "needs AppArmor, which the machine has"]
 fn a_profile_that_is_not_loaded_is_an_error() {
     let bundle = Bundle::new().edit(|config| config["process"]["apparmorProfile"] = json!("no-such-profile"));
     let said = bundle.run().fails("/process/apparmorProfile");
     assert!(said.contains("no profile of this name is loaded"), "{said}");
+    assert!(podman_finds(&said), "{said}");
+}
+
+/// The same words where no kernel with the module is at hand: what becomes of its answer.
+#[test]
+fn a_label_that_the_kernel_refuses_is_told_in_words_that_podman_finds() {
+    let facts = HostFacts::find(Rootless::False, false).expect("the host");
+    let options = Options { id: "ID".into(), ..Options::default() };
+    for (property, file) in [("apparmorProfile", "apparmor/exec"), ("selinuxLabel", "exec")] {
+        let mut config = orlop::spec::default_spec(false);
+        config["process"][property] = json!("a:b:c:s0");
+        let bundle = orlop::bundle::Bundle::parse("/".into(), config.to_string().into_bytes()).expect("a bundle");
+        let plan = plan::create(&bundle.spec, &bundle.dir, &facts, &options).expect("a plan");
+        // The last one: SELinux has one for the keyring before it.
+        let op = plan.child.iter().rposition(|step| matches!(step.op, Op::ExecLabel { .. })).expect("a label");
+        for errno in [Errno::ENOENT, Errno::EINVAL, Errno::EACCES] {
+            let failure = Failure { op, stage: false, call: "write".into(), errno, detail: String::new() };
+            let said = explain::failure(&plan, &failure).to_string();
+            assert!(said.contains(&format!("to `/proc/self/attr/{file}`")) && podman_finds(&said), "{said}");
+        }
+    }
 }
 
 /// As a runtime in a container of another one: it may mount by its capabilities, and may not by its label.

@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Bundle, Outcome, alive, begin, cgroup_of, outcome, proc_status, received, value, wait};
 use nix::sys::signal::{Signal, kill};
@@ -324,6 +324,31 @@ fn long_options_with_one_dash_and_repeated_global_ones_are_taken() {
     assert_eq!(bundle.status(), "running");
 }
 
+/// conmon-rs gives both of these twice.
+#[test]
+fn global_options_are_repeated_before_the_verb_and_after_it() {
+    let bundle = Bundle::sleeper();
+    bundle.create();
+    let dir = bundle.dir.to_str().expect("UTF-8");
+    let own = format!("--root={}", bundle.store.display());
+    // As clap has them by itself: there is no `--debug=true` here, for which every boolean option may have a value.
+    let twice = ["--systemd-cgroup", "--root=/nonexistent", "--systemd-cgroup", &own];
+    let none: &[&str] = &[];
+    for (before, after) in
+        [(&twice[..], none), (&twice[..2], &twice[2..]), (&twice[..], &twice[..]), (none, &twice[..])]
+    {
+        let with = |verb: &str, of: &str| {
+            let mut command = Command::new(common::ORLOP);
+            command.args(before).arg(verb).args(after).arg(of);
+            outcome(command).well()
+        };
+        let plan = with("plan", dir);
+        assert!(plan.contains("StartTransientUnit runc-ID.scope"), "{before:?} {after:?}: {plan}");
+        let state: Value = serde_json::from_str(&with("state", &bundle.id)).expect("the last root has it");
+        assert_eq!(state["status"], "created");
+    }
+}
+
 #[test]
 fn boolean_options_take_the_values_that_go_takes() {
     let bundle = Bundle::sleeper();
@@ -382,6 +407,32 @@ fn the_log_gets_exactly_one_json_object() {
     assert_eq!(record["level"], "error");
     assert!(record["msg"].as_str().is_some_and(|msg| msg.contains("/nonexistent")), "{record}");
     assert!(record["time"].is_string());
+}
+
+/// podman reads the whole log as one object, which a warning before the error would break.
+#[test]
+fn an_error_is_the_only_record_where_there_would_be_a_warning() {
+    let warned = |program: &str| {
+        Bundle::new().args(&[program]).edit(|config| {
+            let set = config["process"]["capabilities"]["bounding"].as_array_mut().expect("a set");
+            set.push(json!("CAP_OF_TOMORROW"));
+        })
+    };
+    for (verb, program, level, words) in [
+        ("run", "/nonexistent", "error", "/nonexistent"),
+        ("create", "/nonexistent", "error", "/nonexistent"),
+        ("run", "true", "warning", "CAP_OF_TOMORROW"),
+    ] {
+        let bundle = warned(program);
+        let log = bundle.dir.join("log.json");
+        let mut command = bundle.command(&["--log-format", "json", "--log"]);
+        command.arg(&log).args([verb, "--bundle"]).arg(&bundle.dir).arg(&bundle.id);
+        assert_eq!(outcome(command).code == Some(0), level == "warning", "{verb} {program}");
+        let text = value(&log).expect("the log");
+        let record: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{verb}: {error}: {text}"));
+        assert_eq!(record["level"], level, "{verb}: {text}");
+        assert!(record["msg"].as_str().is_some_and(|msg| msg.contains(words)), "{verb}: {text}");
+    }
 }
 
 #[test]
@@ -536,6 +587,46 @@ fn a_detached_run_waits_and_ends_with_a_container_that_never_says_so() {
     assert_eq!(heard(&socket), format!("READY=1\nMAINPID={}\n", bundle.pid()));
     drop(barrier(&socket));
     run.end().well();
+}
+
+/// `start` or `run --detach`, once its container is ready, and the descriptor whose end it waits for.
+fn at_the_barrier(bundle: &Bundle, verb: &str) -> (common::Running, OwnedFd) {
+    let (socket, (name, path)) = manager(bundle);
+    let told = |mut command: Command| {
+        command.env(name, &path);
+        command
+    };
+    let command = if verb == "start" {
+        outcome(told(bundle.making("create", &[]))).well();
+        bundle.command(&["start", &bundle.id])
+    } else {
+        bundle.making(verb, &["--detach"])
+    };
+    let waiting = begin(told(command));
+    bundle.await_status("running");
+    say(bundle.pid(), &["READY=1"]);
+    assert_eq!(heard(&socket), format!("READY=1\nMAINPID={}\n", bundle.pid()));
+    let (text, open) = barrier(&socket);
+    assert_eq!(text, "BARRIER=1");
+    (waiting, open)
+}
+
+/// It takes the half minute that the manager has, so both wait at the same time.
+#[test]
+fn a_service_manager_that_never_passes_the_barrier_is_a_warning_in_time() {
+    let begun = Instant::now();
+    let bundles = ["start", "run"].map(|verb| (verb, Bundle::sleeper()));
+    let waiting: Vec<_> = bundles.iter().map(|(verb, bundle)| (verb, bundle, at_the_barrier(bundle, verb))).collect();
+    for (verb, bundle, (command, open)) in waiting {
+        let ended = command.end();
+        assert!((30..90).contains(&begun.elapsed().as_secs()), "{verb}: {:?}", begun.elapsed());
+        ended.well();
+        let said = ended.stderr();
+        assert!(said.starts_with("orlop: warning: tell NOTIFY_SOCKET "), "{verb}: {said}");
+        assert!(said.contains("it has not answered BARRIER=1 for 30 seconds"), "{verb}: {said}");
+        assert_eq!(bundle.status(), "running", "{verb}");
+        drop(open);
+    }
 }
 
 #[test]

@@ -268,6 +268,75 @@ fn without_resctrl_it_is_an_error_before_anything_is_made() {
     assert!(plan.contains("make or join resctrl group /a"), "{plan}");
 }
 
+/// `linux.intelRdt` of the saved configuration.
+fn saved(bundle: &Bundle) -> Value {
+    let text = value(bundle.state_dir().join("config.json")).expect("the saved configuration");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    config["linux"]["intelRdt"].take()
+}
+
+/// What is written is what is given: the kernel leaves the other resources as they are.
+fn an_update_gives_the_containers_own_group_other_schemata() {
+    let tree = Tree::new(json!({"l3CacheSchema": "L3:0=f", "memBwSchema": "MB:0=90"}), "sleep 1000");
+    let own = tree.own();
+    created(&tree);
+    for (options, schemata, cache, bandwidth) in [
+        (&["--l3-cache-schema", "L3:0=3"][..], "L3:0=3", "L3:0=3", "MB:0=90"),
+        (&["--mem-bw-schema", "MB:0=50"], "MB:0=50", "L3:0=3", "MB:0=50"),
+        (&["--l3-cache-schema", "L3:0=7", "--mem-bw-schema", "MB:0=20"], "L3:0=7\nMB:0=20", "L3:0=7", "MB:0=20"),
+    ] {
+        tree.bundle.on("update", options).well();
+        assert_eq!(value(own.join("schemata")).expect("schemata"), schemata);
+        assert_eq!(saved(&tree.bundle), json!({"l3CacheSchema": cache, "memBwSchema": bandwidth}));
+    }
+    tree.end(&[&own]);
+}
+
+fn a_class_of_others_is_left_alone_by_an_update() {
+    let tree = Tree::new(json!({"closID": "shared"}), "sleep 1000");
+    let class = tree.class("shared");
+    created(&tree);
+    let said = tree.bundle.on("update", &["--l3-cache-schema", "L3:0=3"]).fails("is shared");
+    assert!(said.contains(class.to_str().expect("UTF-8")), "{said}");
+    assert_eq!(value(class.join("schemata")).expect("schemata"), "    L3:0=f");
+    assert_eq!(saved(&tree.bundle), json!({"closID": "shared"}));
+    tree.end(&[]);
+}
+
+/// A limit, the schemata and what is saved: all of them, or none.
+fn an_update_that_fails_half_way_takes_back_limits_and_schemata() {
+    let limit = |bytes: u64| json!([{"pageSize": "2MB", "limit": bytes}]);
+    let tree = Tree::new(json!({"l3CacheSchema": "L3:0=f"}), "sleep 1000")
+        .edit(|config| config["linux"]["resources"]["hugepageLimits"] = limit(4 << 20));
+    let own = tree.own();
+    created(&tree);
+    let change = tree.bundle.dir.join("change.json");
+    fs::write(&change, json!({"hugepageLimits": limit(8 << 20)}).to_string()).expect("change.json");
+    let options = ["--resources", change.to_str().expect("UTF-8"), "--l3-cache-schema", "L3:0=3"];
+    let held = || value(tree.bundle.cgroup().join("hugetlb.2MB.max")).expect("a limit");
+    let schemata = || value(own.join("schemata")).expect("schemata");
+
+    // The schemata can't be changed: there are none any more.
+    fs::remove_file(own.join("schemata")).expect("rm");
+    let said = tree.bundle.on("update", &options).fails("the container's resctrl group is gone");
+    assert!(said.contains("the limits are as they were before"), "{said}");
+    assert_eq!((held().as_str(), own.join("schemata").exists()), ("4194304", false));
+
+    // They are changed, and then the configuration can't be saved: a directory lies where the new file is written.
+    fs::write(own.join("schemata"), "L3:0=f\n").expect("schemata");
+    let obstacle = tree.bundle.state_dir().join(".config.json.new");
+    fs::create_dir(&obstacle).expect("mkdir");
+    let said = tree.bundle.on("update", &options).fails("config.json");
+    assert!(said.contains("the limits are as they were before"), "{said}");
+    assert_eq!((held().as_str(), schemata().as_str()), ("4194304", "L3:0=f"));
+    assert_eq!(saved(&tree.bundle), json!({"l3CacheSchema": "L3:0=f"}));
+
+    fs::remove_dir(&obstacle).expect("rmdir");
+    tree.bundle.on("update", &options).well();
+    assert_eq!((held().as_str(), schemata().as_str()), ("8388608", "L3:0=3"));
+    tree.end(&[&own]);
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if let Some((verb, words)) = words.split_first().filter(|(verb, _)| ["create", "forget"].contains(&verb.as_str())) {
@@ -294,6 +363,9 @@ fn main() {
         a_create_that_fails_leaves_no_group,
         a_class_is_locked_until_the_process_is_in_it,
         a_container_without_a_readable_state_leaves_no_group,
+        an_update_gives_the_containers_own_group_other_schemata,
+        a_class_of_others_is_left_alone_by_an_update,
+        an_update_that_fails_half_way_takes_back_limits_and_schemata,
         without_resctrl_it_is_an_error_before_anything_is_made,
     ];
     libtest_mimic::run(&Arguments::from_args(), cases).exit();

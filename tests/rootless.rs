@@ -165,6 +165,99 @@ fn a_limit_that_it_may_not_set_is_an_error() {
     assert_eq!(fs::read_dir(mine.runtime.join("orlop")).expect("the root").count(), 0);
 }
 
+/// A cgroup that root has given to the user (Delegation Containment of cgroup-v2.rst), and one in it for who calls orlop.
+struct Delegated(std::path::PathBuf);
+
+impl Delegated {
+    fn new(name: &str, controllers: &[&str]) -> Self {
+        let (top, group) = (std::path::Path::new("/sys/fs/cgroup"), Self(format!("/sys/fs/cgroup/{name}").into()));
+        let enable: String = controllers.iter().map(|controller| format!("+{controller} ")).collect();
+        fs::write(top.join("cgroup.subtree_control"), enable).expect("controllers");
+        fs::create_dir_all(group.0.join("caller")).expect("cgroups");
+        for owned in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "caller", "caller/cgroup.procs"] {
+            chown(group.0.join(owned), Some(USER), Some(USER)).expect("chown");
+        }
+        group
+    }
+
+    /// The command in the hands of who is there.
+    fn command(&self, command: &Command) -> Command {
+        let mut inside = Command::new("sh");
+        inside.args(["-c", "echo 0 >\"$0\" && exec \"$@\""]).arg(self.0.join("caller/cgroup.procs"));
+        inside.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            inside.env(name, value.expect("a variable that is set"));
+        }
+        inside.stdin(std::process::Stdio::null());
+        inside
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(self.0.join("caller"));
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn limits_hold_in_a_cgroup_that_is_delegated_to_it() {
+    let there = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").expect("cgroup2");
+    let controllers: Vec<_> =
+        ["hugetlb", "memory", "pids"].into_iter().filter(|one| there.split_whitespace().any(|it| it == *one)).collect();
+    assert!(!controllers.is_empty(), "{there}");
+    let mine = Mine::new(&["sleep", "1000"]);
+    let name = format!("{}-users", mine.bundle.id);
+    let group = Delegated::new(&name, &controllers);
+    let limits = |factor: u64| {
+        let mut resources = json!({});
+        for controller in &controllers {
+            match *controller {
+                "hugetlb" => resources["hugepageLimits"] = json!([{"pageSize": "2MB", "limit": factor << 21}]),
+                "memory" => resources["memory"] = json!({"limit": factor << 26}),
+                _ => resources["pids"] = json!({"limit": factor * 10}),
+            }
+        }
+        resources
+    };
+    let mine = mine.edit(|config| {
+        config["linux"]["resources"] = limits(1);
+        config["linux"]["cgroupsPath"] = json!(format!("/{name}/container"));
+    });
+    let cgroup = group.0.join("container");
+    let has = |factor: u64| {
+        for controller in &controllers {
+            let (file, limit) = match *controller {
+                "hugetlb" => ("hugetlb.2MB.max", factor << 21),
+                "memory" => ("memory.max", factor << 26),
+                _ => ("pids.max", factor * 10),
+            };
+            assert_eq!(value(cgroup.join(file)).expect(file).trim(), limit.to_string(), "{file}");
+        }
+    };
+    let on = |verb: &str, args: &[&str]| {
+        outcome(group.command(&mine.command(&[&[verb, &mine.bundle.id], args].concat()))).well()
+    };
+
+    outcome(group.command(&mine.making("run", &["--detach"]))).well();
+    has(1);
+    let pid: Value = serde_json::from_str(&on("state", &[])).expect("JSON");
+    assert_eq!(value(cgroup.join("cgroup.procs")).expect("processes").trim(), pid["pid"].to_string());
+    let path = mine.bundle.dir.join("resources.json");
+    fs::write(&path, limits(2).to_string()).expect("write");
+    on("update", &["--resources", path.to_str().expect("UTF-8")]);
+    has(2);
+    on("exec", &["--detach", "sleep", "1000"]);
+    assert_eq!(value(cgroup.join("cgroup.procs")).expect("processes").lines().count(), 2);
+    let frozen = || value(cgroup.join("cgroup.events")).expect("events").contains("frozen 1");
+    on("pause", &[]);
+    assert!(frozen());
+    on("resume", &[]);
+    assert!(!frozen());
+    on("delete", &["--force"]);
+    assert!(!cgroup.exists());
+}
+
 #[test]
 fn a_cgroup_that_it_may_not_make_is_an_error() {
     let mine = Mine::new(&["true"]).edit(|config| config["linux"]["cgroupsPath"] = json!("/orlop-not-mine/container"));
@@ -178,6 +271,9 @@ fn its_containers_are_in_its_runtime_directory() {
     let mine = Mine::new(&["sleep", "1000"]);
     outcome(mine.making("create", &[])).well();
     assert!(mine.runtime.join("orlop").join(&mine.bundle.id).join("state.json").exists());
+    // The sticky bit keeps what is old there from being cleaned away (XDG base directory specification).
+    let root = fs::metadata(mine.runtime.join("orlop")).expect("the root");
+    assert_eq!(format!("{:o}", root.permissions().mode() & 0o7777), "1700");
     mine.on("start", &[]).well();
     let state: Value = serde_json::from_str(&mine.on("state", &[]).well()).expect("JSON");
     assert_eq!(state["status"], "running");

@@ -190,6 +190,21 @@ fn a_memory_policy_of_nodes_that_are_not_there_is_an_error() {
     assert_eq!(bundle.status(), "none");
 }
 
+/// runc's suite looks for the first words. A mode that nobody knows does not come as far as the rules.
+#[test]
+fn a_memory_policy_that_is_none_is_refused_in_place() {
+    for (policy, words, place) in [
+        (json!({"mode": "MPOL_BIND"}), "invalid memory policy: MPOL_BIND needs nodes", "nodes"),
+        (json!({"mode": "MPOL_LOCAL", "nodes": "0"}), "invalid memory policy: MPOL_LOCAL takes no nodes", "nodes"),
+        (json!({"mode": "MPOL_X", "nodes": "0"}), "unknown value `MPOL_X`", "mode"),
+    ] {
+        let bundle = with("/linux/memoryPolicy", policy);
+        let said = outcome(bundle.making("create", &[])).fails(words);
+        assert!(said.contains(&format!("from /linux/memoryPolicy/{place}")), "{said}");
+        assert_eq!(bundle.status(), "none");
+    }
+}
+
 #[test]
 fn the_personality_is_a_32_bit_one_inside() {
     let bundle = with("/linux/personality", json!({"domain": "LINUX32"}));

@@ -103,14 +103,22 @@ fn values_are_refused_by_name() {
     bundle.up();
     bundle.on("update", &["--cpu-period", "x"]).fails("invalid value for cpu-period: \"x\"");
     bundle.on("update", &["--memory", "5q"]).fails("invalid value for memory: \"5q\"");
-    bundle.on("update", &["--cpu-rt-runtime", "5"]).fails("cgroup v2 has no realtime limits");
+    for (option, key) in [("--cpu-rt-runtime", "realtimeRuntime"), ("--cpu-rt-period", "realtimePeriod")] {
+        let said = bundle.on("update", &[option, "5"]).fails("cgroup v2 has no realtime limits");
+        assert!(said.contains(&format!("/linux/resources/cpu/{key}")), "{said}");
+    }
+    bundle.on("update", &["--kernel-memory-tcp", "5q"]).fails("invalid value for kernel-memory-tcp: \"5q\"");
     bundle.on("update", &["--blkio-weight", "5"]).fails("it is between 10 and 1000");
     update(&bundle, &json!([])).fails("standard input is not a JSON object");
     update(&bundle, &json!({"memory": {"limit": "much"}})).fails("from /memory/limit");
     bundle.on("update", &["-r", "/nonexistent"]).fails("no such file or directory");
     bundle.on("update", &["--l3-cache-schema", "L3:0=f"]).fails("Intel RDT/CAT: l3 cache schema is not enabled");
     bundle.on("update", &["--mem-bw-schema", "MB:0=50"]).fails("Intel RDT/MBA: memory bandwidth schema is not enabled");
-    bundle.on("update", &["--kernel-memory", "1g"]).well();
+    for option in ["--kernel-memory", "--kernel-memory-tcp"] {
+        let updated = bundle.on("update", &[option, "1g"]);
+        updated.well();
+        assert!(updated.stderr().contains("Kernel memory settings are ignored"), "{option}: {}", updated.stderr());
+    }
 }
 
 /// The ids of the device filters attached to the container's cgroup.

@@ -102,7 +102,18 @@ fn real_time(name: &str, base: &str, sign: char, number: i32) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::*;
+
+    /// `run` and `all` find no process before they come to this: it is for one that ends in between.
+    #[test]
+    fn a_process_that_has_ended_is_told_in_words_that_callers_know() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = pidfd_open(Pid::from_raw(child.id() as i32)).unwrap();
+        child.wait().unwrap();
+        // containerd's shim looks for either half, CRI-O for the first.
+        let error = send(process.as_fd(), libc::SIGTERM).unwrap_err();
+        assert_eq!(error.to_string(), "container not running: os: process already finished");
+    }
 
     #[test]
     fn signals_by_name_and_number() {
