@@ -320,6 +320,55 @@ fn each_option_of_restore_reaches_criu_and_changes_nothing_else() {
     }
 }
 
+/// In place of criu a program that leaves a process behind, which writes down whose child it is from then on.
+#[test]
+fn orphans_are_the_restores_unless_it_is_told_otherwise() {
+    let bundle = Bundle::sleeper();
+    bundle.up();
+    Recorder::new(&bundle).dump(&bundle, &["--leave-running"]);
+    bundle.on("delete", &["--force"]).well();
+    let program = bundle.dir.join("leaver");
+    let script = r#"#!/usr/bin/perl
+open(my $socket, '+<&=', 3) or die;
+while (sysread($socket, my $asked, 65536)) {
+    my $kind = ord(substr($asked, 1, 1));
+    if ($kind == 2) {
+        pipe(my $ended, my $held) or die;
+        if (!fork()) {
+            my $between = $$;
+            if (!fork()) {
+                select(undef, undef, undef, 0.01) while getppid() == $between;
+                open(my $file, '>', "$0.parent") or die;
+                print {$file} getppid();
+                close($file);
+            }
+            exit;
+        }
+        close($held);
+        wait;
+        sysread($ended, my $nothing, 1);
+    }
+    my $answer = "\x08" . chr($kind) . "\x10" . chr($kind != 2);
+    $answer .= "\x52\x04\x08\x03\x10\x11" if $kind == 10;
+    syswrite($socket, $answer) or die;
+}
+"#;
+    fs::write(&program, script).expect("write");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let cases: [(&[&str], bool); 3] = [(&[], true), (&["--no-subreaper"], false), (&["--detach"], false)];
+    for (options, ours) in cases {
+        let mut command = bundle.command(&["--criu", program.to_str().expect("a path"), "restore", "--bundle"]);
+        command.arg(&bundle.dir).arg("--image-path").arg(image(&bundle)).args(options).arg(&bundle.id);
+        let restoring = begin(command);
+        let runtime = restoring.child.id().to_string();
+        restoring.end().fails("criu failed: type RESTORE");
+        let said = bundle.dir.join("leaver.parent");
+        let parent = common::value(&said).expect("whose child it is");
+        fs::remove_file(&said).expect("remove");
+        assert_eq!(parent == runtime, ours, "{options:?}: {parent}, restore was {runtime}");
+    }
+}
+
 #[test]
 fn engines_find_out_what_there_is() {
     let bundle = Bundle::new();
@@ -531,6 +580,55 @@ fn a_lock_on_a_file_is_held_again() {
     restore(&bundle, &["--file-locks"]);
     goes_on_from(&bundle, before);
     assert_eq!(bundle.inside("/usr/bin/flock -n /tmp/lock true || echo held"), "held");
+}
+
+/// A container in which one program counts and another hears it over TCP; it notes when the connection has ended.
+fn connected() -> Bundle {
+    // 1B58 is 7000. Whoever writes to what is closed may not be ended by that.
+    Bundle::script(
+        "sleep 1000 | nc -l -p 7000 | while read n; do echo $n >>/tmp/all; echo $n >/tmp/count; done &
+        until cat /proc/net/tcp* | grep -q :1B58; do sleep 0.05; done
+        { i=0; while :; do i=$((i+1)); echo $i || break; sleep 0.05; done; } | nc 127.0.0.1 7000
+        echo >/tmp/closed; exec sleep 1000",
+    )
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_connection_goes_on_where_both_sides_are_told_to_keep_it() {
+    let bundle = connected();
+    run(&bundle, &[]);
+    count(&bundle);
+    let said = checkpoint(&bundle, &[]).fails("criu failed: type DUMP");
+    assert!(said.contains("tcp-established"), "{said}");
+    let counted = count(&bundle);
+    wait(|| count(&bundle) > counted);
+    checkpoint(&bundle, &["--tcp-established"]).well();
+    let before = count(&bundle);
+    outcome(restoring(&bundle, &[])).fails("criu failed: type RESTORE");
+    let log = fs::read_to_string(bundle.dir.join("work/restore.log")).expect("criu's log");
+    assert!(log.contains("Connected TCP socket in image"), "{log}");
+    restore(&bundle, &["--tcp-established"]);
+    goes_on_from(&bundle, before);
+    // No number is lost, and none comes twice.
+    let all = fs::read_to_string(bundle.rootfs("/tmp/all")).expect("what was heard");
+    let numbers = all.lines().map(|line| line.parse::<usize>().expect("a number"));
+    assert!(numbers.eq(1..=all.lines().count()), "{all}");
+    assert!(!bundle.rootfs("/tmp/closed").exists());
+}
+
+#[test]
+#[ignore = "needs criu on a kernel that it knows"]
+fn a_connection_is_closed_where_the_restore_is_told_to() {
+    let bundle = connected();
+    run(&bundle, &[]);
+    count(&bundle);
+    checkpoint(&bundle, &["--tcp-established"]).well();
+    let closed = bundle.rootfs("/tmp/closed");
+    assert!(!closed.exists());
+    restore(&bundle, &["--tcp-close"]);
+    wait(|| closed.exists());
+    assert_eq!(bundle.status(), "running");
 }
 
 #[test]
