@@ -32,19 +32,27 @@ pub fn names(file: &Path) -> Vec<String> {
 
 /// One case, with 100 seconds, by `bats` as the arguments of `place` or as the program itself.
 pub fn run(place: &[&str], file: &Path, name: &str, runtime: (&str, &str)) -> Result<(), Failed> {
+    let mut alone = Command::new(ALONE);
+    alone.arg("100").args(place).env(runtime.0, runtime.1);
+    run_all(alone, file, &[name.to_owned()])
+}
+
+/// Cases by `bats` as the arguments of `place`.
+pub fn run_all(mut place: Command, file: &Path, names: &[String]) -> Result<(), Failed> {
     // any letter for what the shell or a regular expression would take for itself
-    let filter: String = name.chars().map(|letter| if letter.is_alphanumeric() { letter } else { '.' }).collect();
-    let output = Command::new(ALONE)
-        .arg("100")
-        .args(place)
-        .args(["bats", "--tap", "--print-output-on-failure", "--filter", &format!("^{filter}$")])
+    let letters = |name: &String| -> String {
+        name.chars().map(|letter| if letter.is_alphanumeric() { letter } else { '.' }).collect()
+    };
+    let filter = format!("^({})$", names.iter().map(letters).collect::<Vec<_>>().join("|"));
+    let output = place
+        .args(["bats", "--tap", "--print-output-on-failure", "--filter", &filter])
         .arg(file)
-        .env(runtime.0, runtime.1)
         .stdin(Stdio::null())
         .output()?;
-    let tap = String::from_utf8_lossy(&output.stdout);
-    if tap.lines().any(|line| line.trim_end() == format!("ok 1 {name}")) {
+    let tap = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let passed = |(index, name): (usize, &String)| tap.lines().any(|line| line == format!("ok {} {name}", index + 1));
+    if !names.is_empty() && names.iter().enumerate().all(passed) {
         return Ok(());
     }
-    Err(format!("{}{}", tap.replace('\r', ""), String::from_utf8_lossy(&output.stderr)).into())
+    Err(format!("{tap}{}", String::from_utf8_lossy(&output.stderr)).into())
 }

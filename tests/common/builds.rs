@@ -53,5 +53,10 @@ pub fn tests_of(binary: &Path) -> Vec<String> {
     let list =
         Command::new(binary).args(["--list", "--format", "terse"]).output().expect("a test binary lists its tests");
     let list = String::from_utf8_lossy(&list.stdout);
-    list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
+    // libtest-mimic has a case's kind before its name
+    let bare = |name: &str| match name.strip_prefix('[').and_then(|kind| kind.split_once("] ")) {
+        Some((_, name)) => name.to_owned(),
+        None => name.to_owned(),
+    };
+    list.lines().filter_map(|line| line.strip_suffix(": test")).map(bare).collect()
 }

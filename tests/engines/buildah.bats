@@ -34,6 +34,7 @@ setup() {
 @test "run with a terminal" {
     run -6 terminal "buildah run --tty --network none $c -- sh -c 'tty; exit 6'"
     [[ $output == */dev/pts/0* ]]
+    [[ $(typed "buildah run --tty --network none $c -- sh -c '$TALK'") == *"<word>"* ]]
 }
 
 @test "run: --user, --workingdir, --hostname, --cap-drop and --volume" {

@@ -81,6 +81,20 @@ terminal() {
     return "${PIPESTATUS[0]}"
 }
 
+# typed COMMAND: runs it on a terminal of 33 lines and 44 columns, on which a word is typed as soon as it has shown `ready`, and prints
+# what the terminal showed. TALK is a program for that.
+TALK='echo ready; read word; echo "<$word>"; stty size'
+typed() {
+    local keys=$BATS_TEST_TMPDIR/keys shown=$BATS_TEST_TMPDIR/shown
+    mkfifo "$keys"
+    # open for both, so that the keyboard does not end
+    script --quiet --return --echo never --flush --command "stty rows 33 cols 44; $1" /dev/null <>"$keys" >"$shown" 3>&- &
+    soon grep -q ready "$shown"
+    echo word >"$keys"
+    wait $! && tr -d '\r\000' <"$shown"
+    rm "$keys"
+}
+
 # soon COMMAND...: until it succeeds, a minute at most.
 soon() {
     local end=$((SECONDS + 60)) pause=0.05

@@ -82,6 +82,7 @@ load ctr
     detached -- sleep 1000
     run -5 terminal "ctr task exec --tty --exec-id e c sh -c 'tty; exit 5'"
     [[ $output == */dev/pts/0* ]]
+    [[ $(typed "ctr task exec --tty --exec-id f c sh -c '$TALK'") == *"<word>"*"33 44"* ]]
 }
 
 @test "--read-only, --mount and --device" {

@@ -8,9 +8,9 @@ setup_file() {
     docker import "$BATS_FILE_TMPDIR/image.tar" busybox
 }
 
-# The daemon, as process $BATS_FILE_TMPDIR/pid. A bridge would need the host's packet filter.
+# daemon [OPTION...]: the daemon, as process $BATS_FILE_TMPDIR/pid. A bridge would need the host's packet filter.
 daemon() {
-    dockerd --experimental --bridge none --iptables=false --ip6tables=false --ip-masq=false \
+    dockerd --experimental --bridge none --iptables=false --ip6tables=false --ip-masq=false "$@" \
         >>"$BATS_FILE_TMPDIR/dockerd.log" 2>&1 3>&- &
     echo $! >"$BATS_FILE_TMPDIR/pid"
     soon docker version >/dev/null

@@ -21,6 +21,26 @@ load docker
     [[ $output == *'exec: "/etc/plain": permission denied'* ]]
 }
 
+@test "run: a script whose interpreter is missing" {
+    script=$BATS_TEST_TMPDIR/script
+    echo '#!/absent' >"$script" && chmod +x "$script"
+    run -127 docker run --name c1 --restart always -v "$script:/script:ro" busybox /script
+    [[ $output == */absent* ]]
+    [ "$(docker inspect --format '{{.State.Status}} {{.RestartCount}}' c1)" = "created 0" ]
+}
+
+@test "a runtime by the daemon's own option" {
+    stop
+    mv /etc/docker/daemon.json "$BATS_TEST_TMPDIR"
+    daemon --add-runtime other=/usr/local/bin/orlop
+    run -0 docker run --rm --runtime other busybox echo hello
+    [ "$output" = hello ]
+    [ "$(docker info --format '{{.Runtimes.other.Path}}')" = /usr/local/bin/orlop ]
+    stop
+    mv "$BATS_TEST_TMPDIR/daemon.json" /etc/docker
+    daemon
+}
+
 @test "a detached container: exec, logs, top, stats, pause, kill, rm" {
     docker run -d --name c1 busybox sh -c 'echo begun; exec sleep 1000'
     pid=$(pid c1)
@@ -49,6 +69,9 @@ load docker
     docker run -d --name c1 busybox sleep 1000
     run -5 terminal "docker exec -it c1 sh -c 'tty; exit 5'"
     [[ $output == */dev/pts/0* ]]
+    for verb in "run --rm -it busybox" "exec -it c1"; do
+        [[ $(typed "docker $verb sh -c '$TALK'") == *"<word>"*"33 44"* ]]
+    done
 }
 
 @test "stop with a timeout, start, restart, rm --force" {

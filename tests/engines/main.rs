@@ -1,12 +1,15 @@
 //! Engines with this runtime in runc's place, each case of a bats file here as `ENGINE::NAME`, natively. Where an engine is not
 //! installed (`tests/engines/install`) its cases are one ignored case, which fails with `CI=true`. As the control `runc::ENGINE::NAME`
-//! is the same case with runc itself: one that it does not pass must have its line in `reasons`. What needs controllers or
-//! systemd is run in the machine with systemd by `tests/engines/run --vm`, which takes minutes for each file.
+//! is the same case with runc itself: one that it does not pass must have its line in `reasons`.
+//!
+//! What needs controllers, systemd or a user's own cgroups is `machine::MANAGER::FILE`, in the machine with systemd: the limits, and the
+//! commands of each page with systemd's cgroups. All cases are run there by `tests/engines/run --vm`, for half an hour.
 
 #[path = "../bats/mod.rs"]
 mod bats;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use libtest_mimic::Trial;
 
@@ -24,12 +27,42 @@ const ENGINES: [(&str, &[&str]); 7] = [
 ];
 /// Those that call a runtime's program themselves.
 const CONTROLS: [&str; 4] = ["buildah", "ctr", "docker", "podman"];
+/// Those for the machine: who makes the cgroups, a bats file, and what the names of its cases begin with.
+const MACHINE: [(&str, &str, &str); 9] = [
+    ("cgroupfs", "ctr-limits", ""),
+    ("cgroupfs", "ctr-shim-limits", ""),
+    ("cgroupfs", "docker-limits", ""),
+    ("cgroupfs", "podman-limits", ""),
+    ("cgroupfs", "rootless", ""),
+    ("systemd", "buildah", "the commands of"),
+    ("systemd", "ctr", "the commands of"),
+    ("systemd", "docker", "the commands of"),
+    ("systemd", "podman", "the commands of"),
+];
+const SCOPE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/engines/scope");
 const CONTROL: &str = "/usr/sbin/runc";
 /// Where the control does not pass; `table` describes the form.
 const REASONS: &str = include_str!("reasons");
 
 fn main() {
-    bats::main(|| ENGINES.iter().flat_map(|(engine, programs)| both(engine, programs)).collect())
+    bats::main(|| {
+        let natively = ENGINES.iter().flat_map(|(engine, programs)| both(engine, programs));
+        natively.chain(MACHINE.iter().map(|(manager, file, cases)| in_machine(manager, file, cases))).collect()
+    })
+}
+
+/// Cases for the machine, as one, since an engine takes half a minute to begin there. Ignored elsewhere.
+fn in_machine(manager: &'static str, engine: &'static str, begin: &str) -> Trial {
+    let file = PathBuf::from(format!("{HERE}/{engine}.bats"));
+    let names: Vec<_> = bats::names(&file).into_iter().filter(|name| name.starts_with(begin)).collect();
+    let elsewhere = std::env::var_os("ORLOP_MACHINE").is_none();
+    let kind = if elsewhere { "skipped: for the machine with systemd: run in the VM by tests/run" } else { "" };
+    let run = move || {
+        let mut scope = Command::new(SCOPE);
+        scope.args([manager, engine]).env("RUNTIME", env!("CARGO_BIN_EXE_orlop")).env("LIMIT", "400");
+        bats::run_all(scope, &file, &names)
+    };
+    Trial::test(format!("machine::{manager}::{engine}"), run).with_kind(kind).with_ignored_flag(elsewhere)
 }
 
 fn both(engine: &'static str, programs: &[&str]) -> Vec<Trial> {

@@ -30,6 +30,16 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     run -126 podman run --rm busybox /etc
 }
 
+@test "run and exec: a script whose interpreter is missing" {
+    script=$BATS_TEST_TMPDIR/script
+    echo '#!/absent' >"$script" && chmod +x "$script"
+    run -126 podman run --rm -v "$script:/script:ro" busybox /script
+    [[ $output == */absent* ]]
+    podman run -d --name c -v "$script:/script:ro" busybox sleep 1000
+    run -127 podman exec c /script
+    [[ $output == */absent* ]]
+}
+
 @test "a detached container: exec, logs, pause, kill, rm" {
     podman run -d --name c busybox sh -c 'echo begun; exec sleep 1000'
     pid=$(pid c)
@@ -67,6 +77,9 @@ pid() { podman inspect --format '{{.State.Pid}}' "$1"; }
     podman run -d --name c busybox sleep 1000
     run -5 terminal "podman exec -it c sh -c 'test -t 1 && tty; exit 5'"
     [[ $output == */dev/pts/0* ]]
+    for verb in "run --rm -it busybox" "exec -it c"; do
+        [[ $(typed "podman $verb sh -c '$TALK'") == *"<word>"*"33 44"* ]]
+    done
 }
 
 @test "stop with a timeout, start, restart, rm --force" {
