@@ -86,13 +86,13 @@ terminal() {
 TALK='echo ready; read word; echo "<$word>"; stty size'
 typed() {
     local keys=$BATS_TEST_TMPDIR/keys shown=$BATS_TEST_TMPDIR/shown
+    rm -f "$keys" "$shown"
     mkfifo "$keys"
     # open for both, so that the keyboard does not end
     script --quiet --return --echo never --flush --command "stty rows 33 cols 44; $1" /dev/null <>"$keys" >"$shown" 3>&- &
-    soon grep -q ready "$shown"
-    echo word >"$keys"
+    soon grep -qs ready "$shown" || return
+    echo word 1<>"$keys"
     wait $! && tr -d '\r\000' <"$shown"
-    rm "$keys"
 }
 
 # soon COMMAND...: until it succeeds, a minute at most.

@@ -26,6 +26,12 @@ pid() { docker inspect --format '{{.State.Pid}}' "$1"; }
 
 teardown() {
     docker ps --all --quiet | xargs --no-run-if-empty docker rm --force >/dev/null
+    # of the case that is about another configuration
+    if [ -e "$BATS_FILE_TMPDIR/none.json" ]; then
+        rm "$BATS_FILE_TMPDIR/none.json"
+        stop
+        daemon
+    fi
 }
 
 teardown_file() { stop; }

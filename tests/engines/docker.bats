@@ -30,15 +30,12 @@ load docker
 }
 
 @test "a runtime by the daemon's own option" {
+    echo '{}' >"$BATS_FILE_TMPDIR/none.json"
     stop
-    mv /etc/docker/daemon.json "$BATS_TEST_TMPDIR"
-    daemon --add-runtime other=/usr/local/bin/orlop
+    daemon --config-file "$BATS_FILE_TMPDIR/none.json" --add-runtime other=/usr/local/bin/orlop
     run -0 docker run --rm --runtime other busybox echo hello
     [ "$output" = hello ]
-    [ "$(docker info --format '{{.Runtimes.other.Path}}')" = /usr/local/bin/orlop ]
-    stop
-    mv "$BATS_TEST_TMPDIR/daemon.json" /etc/docker
-    daemon
+    [ "$(docker info --format '{{.Runtimes.other.Path}} {{.DefaultRuntime}}')" = "/usr/local/bin/orlop runc" ]
 }
 
 @test "a detached container: exec, logs, top, stats, pause, kill, rm" {
