@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 pub use crate::console::Terminal;
 use crate::error::{Error, Result};
 use crate::notify::Notify;
-pub use crate::pipes::Pipes;
+pub use crate::pipes::{Pipes, Writer};
 use crate::sys::ioctl::tiocgptn;
 use crate::sys::pidfd::{End, WaitId, pidfd_send_signal, waitid};
 use crate::sys::process::kill_child;
@@ -56,9 +56,13 @@ impl Relay {
         }
     }
 
-    fn drain(self, signals: &Signals) {
+    /// Why what the program said last is not where it should be.
+    fn drain(self, signals: &Signals) -> Option<Errno> {
         match self {
-            Relay::Terminal(terminal) => terminal.drain(signals),
+            Relay::Terminal(terminal) => {
+                terminal.drain(signals);
+                None
+            }
             Relay::Pipes(pipes) => pipes.drain(signals),
         }
     }
@@ -119,7 +123,7 @@ impl Drop for Signals {
 /// Waits until our child `child`, open as `pidfd`, has ended, and returns its exit status, or 128 plus the number of the
 /// signal that killed it, as runc does.
 ///
-/// Meanwhile every signal that we get is sent on to it, but SIGCHLD, SIGPIPE, and SIGWINCH when there is a terminal to
+/// Meanwhile every signal that we get is sent on to it, but SIGCHLD, SIGPIPE, SIGXFSZ, and SIGWINCH when there is a terminal to
 /// resize; other children that have ended, which a subreaper inherits, are reaped; what it says is relayed. Before it
 /// returns, what the container wrote last is written out, and our own terminal is as it was before.
 ///
@@ -146,10 +150,16 @@ pub fn wait(
         }
     }
     let ended = waitid(WaitId::Pidfd(pidfd), 0);
-    relay.drain(signals);
+    let lost = relay.drain(signals);
+    if let Some(errno) = lost {
+        let error = Error::new("not all that the program said could be written").call("write", errno);
+        let _ = writeln!(io::stderr(), "orlop: warning: {error}");
+    }
     let ended = ended
         .map_err(|errno| Error::new(format!("wait for process {child}")).call("waitid(P_PIDFD, WEXITED)", errno))?;
     match ended.map(|ended| ended.end) {
+        // Who asks for a copy of a database is not to take half of it for one.
+        Some(End::Exited(0)) if lost.is_some() => Ok(1),
         Some(End::Exited(status)) => Ok(status),
         Some(End::Signaled(signal)) => Ok(128 + signal),
         None => Err(Error::new(format!("wait for process {child}: it has not ended"))),
@@ -171,8 +181,8 @@ fn poll_once(pidfd: BorrowedFd, signals: &Signals, relay: &Relay, notify: Option
 fn handle(signal: c_int, child: Pid, pidfd: BorrowedFd, relay: &mut Relay) {
     match (signal, relay) {
         (libc::SIGCHLD, _) => reap_others(child),
-        // The answer to our own write to a closed pipe.
-        (libc::SIGPIPE, _) => {}
+        // The answers to our own writes, to a closed pipe and to a file that has become too large.
+        (libc::SIGPIPE | libc::SIGXFSZ, _) => {}
         (libc::SIGWINCH, Relay::Terminal(terminal)) => terminal.resize(),
         (libc::SIGCONT, Relay::Terminal(terminal)) => {
             terminal.resume();

@@ -1,22 +1,24 @@
 //! Pipes in place of our stdout and stderr, for a program in the foreground that could not open those by their names.
 //!
 //! Images link their log files to `/dev/stdout`. Who opens that opens what descriptor 1 leads to anew, see proc_pid_fd(5):
-//! a socket, as journald and sshd give one, has no open(2) at all (ENXIO), and another user's file denies it (EACCES). A
-//! pipe can be opened by its owner, which the program's user becomes before the execve. Where stdout and stderr can be
-//! opened, nothing stands between.
+//! a socket, as journald and sshd give one, has no open(2) at all (ENXIO), and another user's file or pipe denies it
+//! (EACCES). A pipe of our own can be opened for writing by everybody who has it. Where stdout and stderr can be opened,
+//! nothing stands between.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
-use nix::unistd::{Uid, dup2_stderr, dup2_stdout, fchown, pipe2, read};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat};
+use nix::unistd::{dup2_stderr, dup2_stdout, pipe2, read};
 
 use crate::error::{Error, Result};
 use crate::foreground::Signals;
-use crate::stream::{Buffer, DRAIN_BYTES, Stream};
+use crate::stream::{Buffer, Stream, ends, timeout};
+use crate::sys::ioctl::fionread;
 
 /// At most two pipes, and what comes out of them on its way to our own stdout and stderr.
 #[derive(Debug, Default)]
@@ -29,8 +31,21 @@ struct Pipe {
     end: Option<OwnedFd>,
     /// None after the end of the program's last descriptor, or of our reader: then the program has EPIPE, as from our own.
     from: Option<OwnedFd>,
+    /// How many bytes are still to be taken: those that it held when the program ended.
+    left: usize,
     to: Stream,
     buffer: Buffer,
+    /// Why bytes are not where they should be.
+    lost: Option<Errno>,
+}
+
+/// Whom a program writes as, in the ids of the host.
+#[derive(Debug)]
+pub struct Writer<O> {
+    /// None: an id that is none here.
+    pub user: Option<u32>,
+    /// May it become the owner of a pipe of this user's?
+    pub owns: O,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,19 +55,16 @@ enum Output {
 }
 
 impl Output {
-    fn stat(self) -> nix::Result<FileStat> {
-        match self {
-            Output::Stdout => fstat(io::stdout()),
-            Output::Stderr => fstat(io::stderr()),
-        }
+    fn fd(self) -> BorrowedFd<'static> {
+        // Always open: what our caller has closed is /dev/null.
+        crate::sys::path::inherited(match self {
+            Output::Stdout => libc::STDOUT_FILENO,
+            Output::Stderr => libc::STDERR_FILENO,
+        })
     }
 
     fn duplicate(self) -> Result<OwnedFd> {
-        let copy = match self {
-            Output::Stdout => io::stdout().as_fd().try_clone_to_owned(),
-            Output::Stderr => io::stderr().as_fd().try_clone_to_owned(),
-        };
-        copy.map_err(|error| {
+        self.fd().try_clone_to_owned().map_err(|error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EBADF));
             failed("fcntl(F_DUPFD_CLOEXEC)", errno)
         })
@@ -72,22 +84,23 @@ impl Pipes {
         Pipes::default()
     }
 
-    /// Those that a program needs whose user is here `user`; None: an id that is none here.
+    /// Those that a program needs which writes as `writer`.
     ///
-    /// Where stdout and stderr are one file there is one pipe, so that what goes to both stays in its order.
+    /// Where stdout and stderr are one file, opened in one way, there is one pipe, so that what goes to both stays in its order.
     ///
     /// Errors: no more descriptors (EMFILE, ENFILE).
-    pub fn needed(user: Option<u32>) -> Result<Pipes> {
-        let mut pipes: Vec<(FileStat, Pipe)> = Vec::new();
+    pub fn needed<O: Fn(u32) -> bool>(writer: &Writer<O>) -> Result<Pipes> {
+        let mut pipes: Vec<((u64, u64, i32), Pipe)> = Vec::new();
         for output in [Output::Stdout, Output::Stderr] {
-            // EBADF: the caller has closed it.
-            let Ok(stat) = output.stat() else { continue };
-            if openable(&stat, user) {
+            let Ok(stat) = fstat(output.fd()) else { continue };
+            if openable(output.fd(), &stat, writer) {
                 continue;
             }
-            match pipes.iter_mut().find(|(other, _)| (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino)) {
+            let flags = fcntl(output.fd(), FcntlArg::F_GETFL).map_err(|errno| failed("fcntl(F_GETFL)", errno))?;
+            let file = (stat.st_dev, stat.st_ino, flags);
+            match pipes.iter_mut().find(|(other, _)| *other == file) {
                 Some((_, pipe)) => pipe.outputs.push(output),
-                None => pipes.push((stat, Pipe::new(output, user)?)),
+                None => pipes.push((file, Pipe::new(output)?)),
             }
         }
         Ok(Pipes(pipes.into_iter().map(|(_, pipe)| pipe).collect()))
@@ -130,53 +143,111 @@ impl Pipes {
         }
     }
 
-    /// After the program's end: writes out what it wrote last. What processes write that it has left behind is not waited for.
-    pub(crate) fn drain(mut self, signals: &Signals) {
+    /// Relays until `end` is ready for reading, or its time is over: false. A program that says more than a pipe holds is not to
+    /// wait for what we wait for.
+    pub fn until(&mut self, end: BorrowedFd<'_>, milliseconds: i32) -> bool {
+        let over = Instant::now() + Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0));
+        loop {
+            let left = over.saturating_duration_since(Instant::now());
+            let mut fds = vec![PollFd::new(end, PollFlags::POLLIN)];
+            self.watch(&mut fds);
+            let answer = poll(&mut fds, timeout(left));
+            let ended = fds[0].any().unwrap_or(false);
+            self.relay();
+            match answer {
+                Ok(_) | Err(Errno::EINTR) if ended => return true,
+                Ok(_) | Err(Errno::EINTR) if left.is_zero() => return false,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// After the program's end: writes out what it wrote last, for as long as our reader takes, or until a signal that would have
+    /// ended the program. What processes write from now on that it has left behind is not waited for.
+    ///
+    /// Says why bytes were lost, if any were, but for want of a reader.
+    pub(crate) fn drain(mut self, signals: &Signals) -> Option<Errno> {
         for pipe in &mut self.0 {
-            let mut sum = 0;
-            loop {
+            pipe.left = pipe.from.as_ref().map_or(0, |from| fionread(from.as_fd()).unwrap_or(0));
+        }
+        loop {
+            self.relay();
+            let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            let waits = |pipe: &&Pipe| !pipe.buffer.is_empty();
+            fds.extend(self.0.iter().filter(waits).map(|pipe| PollFd::new(pipe.to.fd.as_fd(), PollFlags::POLLOUT)));
+            let waiting = fds.len() > 1;
+            if !waiting && self.0.iter().all(|pipe| pipe.left == 0) {
+                return self.lost();
+            }
+            let answer = if waiting { poll(&mut fds, PollTimeout::NONE) } else { Ok(0) };
+            if ends(signals) || answer.is_err_and(|errno| errno != Errno::EINTR) {
+                return self.lost().or(Some(Errno::EINTR));
+            }
+        }
+    }
+
+    fn lost(&self) -> Option<Errno> {
+        self.0.iter().find_map(|pipe| pipe.lost)
+    }
+}
+
+/// Where the container is given up, what it said is all that explains why: as much of it as can be written without waiting.
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        for pipe in &mut self.0 {
+            let mut rounds = 0..64;
+            pipe.write();
+            while pipe.buffer.is_empty() && pipe.read() != 0 && rounds.next().is_some() {
                 pipe.write();
-                if !pipe.buffer.is_empty() {
-                    if !pipe.to.moves(signals) {
-                        return;
-                    }
-                    continue;
-                }
-                let length = if sum < DRAIN_BYTES { pipe.read() } else { 0 };
-                if length == 0 {
-                    break;
-                }
-                sum += length;
             }
         }
     }
 }
 
 impl Pipe {
-    fn new(output: Output, user: Option<u32>) -> Result<Pipe> {
+    fn new(output: Output) -> Result<Pipe> {
         let (from, end) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed("pipe2(O_CLOEXEC)", errno))?;
         fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed("fcntl(F_SETFL)", errno))?;
-        // Root of a user namespace that does not know our own id could not. An ordinary user's own is mapped in his.
-        let _: nix::Result<()> = fchown(&end, user.map(Uid::from_raw), None);
-        let to = Stream::new(output.duplicate()?, OFlag::O_WRONLY);
-        Ok(Pipe { outputs: vec![output], end: Some(end), from: Some(from), to, buffer: Buffer::new() })
+        // For whatever id it is there, and for writing alone: what one has said is not another's to take out.
+        fchmod(&end, Mode::from_bits_truncate(0o222)).map_err(|errno| failed("fchmod", errno))?;
+        let (to, buffer) = (Stream::new(output.duplicate()?, OFlag::O_WRONLY), Buffer::new());
+        let (end, from) = (Some(end), Some(from));
+        Ok(Pipe { outputs: vec![output], end, from, left: usize::MAX, to, buffer, lost: None })
     }
 
     /// How many bytes have come.
     fn read(&mut self) -> usize {
-        let Some(from) = &self.from else { return 0 };
-        match self.buffer.fill(|bytes| read(from, bytes)) {
-            Ok(length @ 1..) => return length,
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Ok(0) | Err(_) => self.from = None,
+        let Some(from) = self.from.as_ref().filter(|_| self.left != 0) else { return 0 };
+        let left = self.left;
+        let length = match self.buffer.fill(|bytes| {
+            let most = bytes.len().min(left);
+            read(from, &mut bytes[..most])
+        }) {
+            Ok(length @ 1..) => length,
+            Err(Errno::EAGAIN | Errno::EINTR) => return 0,
+            Ok(0) | Err(_) => {
+                self.from = None;
+                self.left = 0;
+                return 0;
+            }
+        };
+        if left != usize::MAX {
+            self.left -= length;
         }
-        0
+        length
     }
 
     fn write(&mut self) {
-        if self.buffer.flush(|bytes| self.to.write(bytes)).is_err() {
-            self.buffer.clear();
-            self.from = None;
+        let Err(errno) = self.buffer.flush(|bytes| self.to.write(bytes)) else { return };
+        self.buffer.clear();
+        match errno {
+            Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
+                self.from = None;
+                self.left = 0;
+            }
+            // A disk that is full may have room again: the program goes on, as it might with the file itself.
+            errno => self.lost = Some(errno),
         }
     }
 }
@@ -193,14 +264,18 @@ impl Drop for Lent {
     }
 }
 
-/// May `user` open it for writing by its name? A capability does not count: the program may have none.
+/// May the program open it for writing by its name? A capability does not count: it may have none.
 ///
-/// Terminals and pipes: yes, since the program's user becomes their owner.
-fn openable(stat: &FileStat, user: Option<u32>) -> bool {
+/// A terminal is handed over whosever it is, since a pipe is none; and a socket of messages, since a pipe has no bounds between.
+fn openable<O: Fn(u32) -> bool>(fd: BorrowedFd<'_>, stat: &FileStat, writer: &Writer<O>) -> bool {
     let mode = Mode::from_bits_truncate(stat.st_mode);
+    let own = writer.user == Some(stat.st_uid);
+    let may_write = mode.contains(if own { Mode::S_IWUSR } else { Mode::S_IWOTH });
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
-        SFlag::S_IFSOCK => false,
-        SFlag::S_IFREG => user == Some(stat.st_uid) && mode.contains(Mode::S_IWUSR) || mode.contains(Mode::S_IWOTH),
+        SFlag::S_IFSOCK => getsockopt(&fd, sockopt::SockType) != Ok(SockType::Stream),
+        SFlag::S_IFREG => may_write,
+        // Before the execve its user becomes its owner where it can.
+        SFlag::S_IFIFO => may_write || (writer.owns)(stat.st_uid),
         _ => true,
     }
 }

@@ -20,11 +20,11 @@ const BUFFER: usize = 64 * 1024;
 /// Bytes that poll(2) promises for a pipe that is writable: a write of more could block. See pipe(7).
 const PIPE_BUF: usize = 4096;
 
-/// After the container's end, how many bytes are still taken from it: as many as a pipe can hold by default, and far more
-/// than a pseudo-terminal, so the bound only meets a survivor that never stops writing.
+/// After the container's end, how many bytes are still taken from the master: far more than a pseudo-terminal holds, so the
+/// bound only meets a survivor that never stops writing.
 pub(crate) const DRAIN_BYTES: usize = 1 << 20;
 
-/// After the container's end, how long our standard output may take no byte at all.
+/// After the container's end, how long the reader of its terminal may take no byte at all.
 const DRAIN_STALL: Duration = Duration::from_secs(10);
 
 /// One of our standard streams, to be read or written without ever waiting.
@@ -97,8 +97,7 @@ impl Stream {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return false,
         }
-        let ends = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
-        !std::iter::from_fn(|| signals.next()).any(|signal| ends.contains(&signal))
+        !ends(signals)
     }
 
     fn ready(&self, events: PollFlags) -> nix::Result<()> {
@@ -157,6 +156,12 @@ impl Buffer {
 
 pub(crate) fn is_tty(fd: &OwnedFd) -> bool {
     isatty(fd).unwrap_or(false)
+}
+
+/// Has a signal come that would have ended the container?
+pub(crate) fn ends(signals: &Signals) -> bool {
+    let ends = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+    std::iter::from_fn(|| signals.next()).any(|signal| ends.contains(&signal))
 }
 
 /// Rounded up, so that the last fraction of a millisecond is not a busy loop.

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::pty::{OpenptyResult, openpty};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::termios::{InputFlags, LocalFlags, OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
-use orlop::foreground::{Pipes, Relay, Signals, Terminal, become_subreaper, wait};
+use orlop::foreground::{Pipes, Relay, Signals, Terminal, Writer, become_subreaper, wait};
 use orlop::sys::ioctl::tiocswinsz;
 use orlop::sys::pidfd::{pidfd_open, pidfd_send_signal};
 
@@ -26,7 +28,8 @@ const CHILD: &str = "--as-child";
 /// An id that owns no file of these tests.
 const NOBODY: u32 = 65_534;
 
-/// The runtime: `--as-runtime pipe|pty|other SCRIPT`; `other`: as if the child were to become another user.
+/// The runtime: `--as-runtime MODE SCRIPT`. `pty`: with a terminal, or else without. `other`: as if the child were to become another
+/// user. `during`: the child's end is awaited in other work, `given-up`: without any relay.
 #[allow(clippy::zombie_processes)] // `wait`, the code under test, reaps it.
 fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
     let signals = Signals::block()?;
@@ -39,11 +42,21 @@ fn runtime(mode: &str, script: &str) -> orlop::error::Result<i32> {
         command.args(["setsid", "--ctty"]).stdin(slave()).stdout(slave()).stderr(slave());
     }
     let user = if mode == "other" { NOBODY } else { nix::unistd::geteuid().as_raw() };
-    let mut pipes = if pty.is_some() { Pipes::none() } else { Pipes::needed(Some(user))? };
+    let mut pipes =
+        if pty.is_some() { Pipes::none() } else { Pipes::needed(&Writer { user: Some(user), owns: |_| true })? };
     let child = pipes.lend(|| Ok(command.args(["sh", "-c", script]).spawn().expect("spawn")))?;
     drop(command);
     let pid = Pid::from_raw(child.id() as i32);
     let pidfd = pidfd_open(pid).expect("pidfd_open");
+    match mode {
+        "during" => assert!(pipes.until(pidfd.as_fd(), 10_000), "it waits for a reader"),
+        "given-up" => {
+            // Left as it is where an error ends the command.
+            let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], 10_000u16).expect("poll");
+            return Ok(if ended == 1 { 9 } else { 0 });
+        }
+        _ => {}
+    }
     let relay = match pty {
         Some(OpenptyResult { master, .. }) => Relay::Terminal(Box::new(Terminal::new(master)?)),
         None => Relay::Pipes(pipes),
@@ -290,14 +303,24 @@ fn sockets_and_files_are_relayed_too() {
     assert_eq!((status, text.as_str()), (0, "first\nsecond\n"));
 }
 
+/// Sockets that hold 32 KiB: with as much as a pipe and our buffer hold, 64 KiB each, 160.
+fn short_pair() -> (std::os::unix::net::UnixStream, std::os::unix::net::UnixStream) {
+    let pair = std::os::unix::net::UnixStream::pair().expect("socketpair");
+    setsockopt(&pair.1, sockopt::SndBuf, &(16 << 10)).expect("SO_SNDBUF");
+    pair
+}
+
 /// A socket as the stdout of a runtime without a terminal, and our end of it.
 fn on_socket(script: &str) -> (Running, std::os::unix::net::UnixStream) {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("socketpair");
-    (Running::new("pipe", script, Stdio::null(), OwnedFd::from(theirs)), ours)
+    on_socket_as("pipe", script)
+}
+
+fn on_socket_as(mode: &str, script: &str) -> (Running, std::os::unix::net::UnixStream) {
+    let (ours, theirs) = short_pair();
+    (Running::new(mode, script, Stdio::null(), OwnedFd::from(theirs)), ours)
 }
 
 fn stdout_can_be_opened_by_name_where_it_is_a_socket() {
-    // Descriptor 2 is the same socket: one pipe for both.
     let (mut running, mut ours) =
         on_socket("exec 2>&1; echo a; echo b >/dev/stderr; echo c >/dev/stdout; echo d; exit 3");
     let mut all = String::new();
@@ -336,12 +359,79 @@ fn ten_megabytes_reach_a_slow_reader_of_a_socket() {
 
 fn the_last_output_survives_the_exit_behind_a_socket() {
     // More than the socket holds: the rest lies in the pipe and in our buffer when the program ends.
-    let (mut running, mut ours) = on_socket("seq 1 40000; exit 5");
+    let (mut running, mut ours) = on_socket("seq 1 20000; exit 5");
     sleep(Duration::from_millis(300));
     let mut all = String::new();
     ours.read_to_string(&mut all).expect("read");
-    assert!(all.ends_with("\n40000\n"), "ends with {:?}", &all[all.len().saturating_sub(20)..]);
+    assert!(all.ends_with("\n20000\n"), "ends with {:?}", &all[all.len().saturating_sub(20)..]);
     assert_eq!(running.status(), 5);
+}
+
+fn a_reader_that_pauses_misses_nothing() {
+    let (mut running, mut ours) = on_socket("seq 1 20000; exit 5");
+    sleep(Duration::from_millis(10_500));
+    running.assert_idle();
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    assert!(all.ends_with("\n20000\n"), "ends with {:?}", &all[all.len().saturating_sub(20)..]);
+    assert_eq!(running.status(), 5);
+}
+
+fn nobody_at_stdout_keeps_nothing_from_stderr_and_a_signal_ends_the_wait() {
+    let (stdout, theirs) = short_pair();
+    let (stderr, other) = std::os::unix::net::UnixStream::pair().expect("socketpair");
+    let mut command = Command::new(std::env::current_exe().expect("current_exe"));
+    command.args([RUNTIME, "pipe", "seq 1 20000; echo last >&2"]).stdin(Stdio::null()).stderr(OwnedFd::from(other));
+    let mut running = Running(command.stdout(OwnedFd::from(theirs)).spawn().expect("spawn"));
+    drop(command);
+    let mut stderr = BufReader::new(stderr);
+    assert_eq!(line(&mut stderr), "last\n");
+    sleep(Duration::from_millis(300));
+    running.signal(libc::SIGTERM);
+    // The program ended well, but not all of what it said is anywhere.
+    assert_eq!(running.status(), 1);
+    assert!(line(&mut stderr).contains("not all that the program said could be written"));
+    drop(stdout);
+}
+
+fn what_a_file_does_not_take_is_told_and_ends_nobody() {
+    let path = std::env::temp_dir().join(format!("orlop-foreground-full-{}", std::process::id()));
+    let file = File::create(&path).expect("create");
+    let mut command = Command::new("sh");
+    // The runtime may write two blocks of 512 bytes, and the program as much into a pipe as it will.
+    command.args(["-c", "ulimit -f 2; exec \"$@\"", "sh"]).arg(std::env::current_exe().expect("current_exe"));
+    command.args([RUNTIME, "other", "seq 1 1000; sleep 0.3; seq 1 1000; exit 0"]).stdin(Stdio::null());
+    let mut running = Running(command.stdout(file).stderr(Stdio::piped()).spawn().expect("spawn"));
+    let mut said = String::new();
+    running.0.stderr.take().expect("stderr").read_to_string(&mut said).expect("read");
+    let status = running.status();
+    let length = std::fs::metadata(&path).expect("a file").len();
+    std::fs::remove_file(&path).expect("remove");
+    assert_eq!((status, length), (1, 1024), "{said}");
+    assert!(said.contains("could be written") && said.to_lowercase().contains("file too large"), "{said}");
+}
+
+fn a_socket_of_messages_is_handed_over() {
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().expect("socketpair");
+    let script = "readlink /proc/$$/fd/1";
+    assert_eq!(Running::new("pipe", script, Stdio::null(), OwnedFd::from(theirs)).status(), 0);
+    let mut bytes = [0; 100];
+    let length = ours.recv(&mut bytes).expect("recv");
+    assert!(bytes[..length].starts_with(b"socket:"), "{:?}", String::from_utf8_lossy(&bytes));
+}
+
+fn what_is_said_meanwhile_is_relayed_during_other_work() {
+    let (mut running, mut ours) = on_socket_as("during", "seq 1 100000; exit 5");
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    assert_eq!((all.len(), running.status()), (588_895, 5));
+}
+
+fn what_was_said_is_written_where_the_container_is_given_up() {
+    let (mut running, mut ours) = on_socket_as("given-up", "echo why; kill -9 $$");
+    let mut all = String::new();
+    ours.read_to_string(&mut all).expect("read");
+    assert_eq!((all.as_str(), running.status()), ("why\n", 9));
 }
 
 fn a_socket_without_a_reader_ends_the_program_as_ever() {
@@ -526,6 +616,12 @@ fn main() -> ExitCode {
         both_outputs_of_one_socket_stay_in_order,
         ten_megabytes_reach_a_slow_reader_of_a_socket,
         the_last_output_survives_the_exit_behind_a_socket,
+        a_reader_that_pauses_misses_nothing,
+        nobody_at_stdout_keeps_nothing_from_stderr_and_a_signal_ends_the_wait,
+        what_a_file_does_not_take_is_told_and_ends_nobody,
+        a_socket_of_messages_is_handed_over,
+        what_is_said_meanwhile_is_relayed_during_other_work,
+        what_was_said_is_written_where_the_container_is_given_up,
         a_socket_without_a_reader_ends_the_program_as_ever,
         what_is_left_behind_does_not_keep_the_runtime,
         only_anothers_file_has_a_pipe_before_it,

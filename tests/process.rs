@@ -302,6 +302,13 @@ fn to_a_file(bundle: &Bundle, mut command: Command) -> String {
     fs::read_to_string(path).expect("read")
 }
 
+/// What `command` says whose stdout is a pipe of root's.
+fn to_a_pipe(mut command: Command) -> String {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().expect("spawn");
+    assert!(output.status.success());
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Images link their log files to /dev/stdout.
 #[test]
 fn stdout_can_be_opened_by_name_whatever_the_caller_has() {
@@ -319,12 +326,26 @@ fn stdout_can_be_opened_by_name_whatever_the_caller_has() {
         assert!(said.ends_with("said\nblamed\nagain\n"), "{what}: {said}");
         let bundle = bundle.args(&["sh", "-c", once]);
         assert_eq!(to_a_file(&bundle, bundle.making("run", &[])), "said\n", "{what}");
+        assert_eq!(to_a_pipe(bundle.making("run", &[])), "said\n", "{what}");
         let bundle = bundle.args(&["sleep", "1000"]);
         bundle.up();
         let exec = |script| bundle.command(&["exec", &bundle.id, "sh", "-c", script]);
         assert_eq!(to_a_socket(exec(script)), "said\nblamed\nagain\n", "{what}: exec");
         assert_eq!(to_a_file(&bundle, exec(once)), "said\n", "{what}: exec");
+        assert_eq!(to_a_pipe(exec(once)), "said\n", "{what}: exec");
     }
+}
+
+/// More than a pipe holds, and the hook waits for the program.
+#[test]
+fn a_program_goes_on_while_a_hook_waits_for_it() {
+    let bundle = Bundle::script("seq 1 100000; touch /ready");
+    let waits = format!("until test -e {}; do sleep 0.05; done", bundle.rootfs("ready").display());
+    let bundle = bundle.edit(|config| {
+        config["root"]["readonly"] = json!(false);
+        config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", waits], "timeout": 20}]});
+    });
+    assert!(to_a_socket(bundle.making("run", &[])).ends_with("\n100000\n"));
 }
 
 /// A caller's descriptors are the program's own where it could open them, and always of one that is detached.

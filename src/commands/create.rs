@@ -14,7 +14,7 @@ use crate::bundle::Bundle;
 use crate::console::Terminal;
 use crate::error::{Error, Result};
 use crate::exec::create::{Container, create as make};
-use crate::foreground::{self, Pipes, Relay, Signals};
+use crate::foreground::{self, Pipes, Relay, Signals, Writer};
 use crate::host::{self, errno};
 use crate::plan::{self, HostFacts, Options, Plan};
 use crate::resctrl;
@@ -202,7 +202,13 @@ impl Console {
 
 /// What a program of the user `uid` that stays in the foreground, without a terminal, needs to open its stdout by name.
 pub(super) fn pipes(foreground: bool, spec: &Spec, uid: Option<u32>) -> Result<Pipes> {
-    if foreground { Pipes::needed(uid.and_then(|uid| plan::host_uid(spec, uid))) } else { Ok(Pipes::none()) }
+    if !foreground {
+        return Ok(Pipes::none());
+    }
+    let user = uid.and_then(|uid| plan::host_uid(spec, uid));
+    let owns =
+        |owner| user.is_some() && plan::has_host_uid(spec, owner).unwrap_or_else(|| nix::unistd::geteuid().is_root());
+    Pipes::needed(&Writer { user, owns })
 }
 
 /// The socket of `--pidfd-socket`, connected before anything is made; without the option nothing is sent.
@@ -269,7 +275,7 @@ pub(super) fn run(args: &RunArgs, global: &Global) -> anyhow::Result<i32> {
     let mut pipes = pipes(foreground && !prepared.plan.terminal, spec, user)?;
     let container = pipes.lend(|| launch(&prepared, global, &console))?;
     let started = tell(common, &container, pidfd_socket)
-        .and_then(|()| super::start::poststart(spec, &container.state, Some(&container.state.bundle)));
+        .and_then(|()| super::start::poststart(spec, &container.state, Some(&container.state.bundle), &mut pipes));
     let container = finish_or_undo(container, started)?;
     let notes: &[String] = if foreground { &prepared.plan.notes } else { &[] };
     super::log::warnings(global, &[&container.warnings, notes].concat(), foreground);

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use super::Global;
 use crate::error::{Error, Result};
 use crate::exec::{create, hooks};
+use crate::foreground::Pipes;
 use crate::notify::{self, Notify};
 use crate::plan;
 use crate::state::{State, Status};
@@ -38,7 +39,7 @@ pub(super) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<i32> {
     let manager = notify::manager().filter(|_| dir.has(c"notify"));
     let notify = manager.map(|manager| Notify::bind(&dir, manager)).transpose()?;
     let (saved, process) = create::start(&dir, &state, &bundle)?;
-    if let Err(error) = poststart(&saved.spec, &state, None) {
+    if let Err(error) = poststart(&saved.spec, &state, None, &mut Pipes::none()) {
         // What is left of it waits for `delete`, and its poststop hooks.
         create::stop(&process);
         return Err(error.into());
@@ -55,12 +56,13 @@ pub(super) fn until_ready(notify: Option<&Notify>, process: &OwnedFd, pid: i32) 
     }
 }
 
-/// The poststart hooks; a failure of one is an error, and the end of the container (runtime-spec 1.3, Lifecycle 10).
-pub(super) fn poststart(spec: &Spec, state: &State, directory: Option<&Path>) -> Result<()> {
+/// The poststart hooks, while `pipes` relay what the program says; a failure of one is an error, and the end of the container
+/// (runtime-spec 1.3, Lifecycle 10).
+pub(super) fn poststart(spec: &Spec, state: &State, directory: Option<&Path>, pipes: &mut Pipes) -> Result<()> {
     let hooks = plan::hook_list(spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()), "poststart")?;
     if hooks.is_empty() {
         return Ok(());
     }
     let json = plan::state_json(spec, &state.id, "running", state.pid, &state.bundle.to_string_lossy());
-    hooks::run(&hooks, &json, directory)
+    hooks::run_by(&hooks, &json, directory, &mut |hook, milliseconds| pipes.until(hook, milliseconds))
 }

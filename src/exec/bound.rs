@@ -1,6 +1,6 @@
 //! The end of a program of the host's that the runtime waits for, in bounded time.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, ExitStatus};
 
 use nix::errno::Errno;
@@ -13,9 +13,24 @@ use crate::sys::process::{kill_group, pidfd_open, poll_in};
 /// # Errors
 /// The call that failed. Where that is not kill(2), nothing of it goes on.
 pub fn wait(child: &mut Child, milliseconds: i32) -> Result<Option<ExitStatus>, (&'static str, Errno)> {
-    let id = child.id() as i32;
     // Where poll(2) fails its time is taken to be over.
-    let in_time = pidfd_open(id).map(|pidfd| poll_in(pidfd.as_fd(), milliseconds).unwrap_or(false));
+    wait_by(child, milliseconds, &mut |pidfd, milliseconds| poll_in(pidfd, milliseconds).unwrap_or(false))
+}
+
+/// What waits until a descriptor is ready for reading, so many milliseconds; false: it was not.
+pub type Wait<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, i32) -> bool;
+
+/// The same, by a wait that does something meanwhile.
+///
+/// # Errors
+/// Likewise.
+pub fn wait_by(
+    child: &mut Child,
+    milliseconds: i32,
+    wait: Wait<'_>,
+) -> Result<Option<ExitStatus>, (&'static str, Errno)> {
+    let id = child.id() as i32;
+    let in_time = pidfd_open(id).map(|pidfd| wait(pidfd.as_fd(), milliseconds));
     let in_time = in_time.map_err(|errno| ("pidfd_open", errno));
     if !matches!(in_time, Ok(true)) {
         // Its group is its own, and its leader is not waited for yet.

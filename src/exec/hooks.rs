@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::bound::Wait;
 use crate::error::{Error, Result, errno_text};
 use crate::plan::op::Hook;
 
@@ -38,17 +40,27 @@ pub fn refill(file: &mut File, bytes: &[u8]) -> Result<()> {
 /// Runs the hooks in order; the first that fails ends it. Their directory is the bundle's while the container is made, as with
 /// runc, or else the caller's.
 pub fn run(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>) -> Result<()> {
+    run_by(hooks, state, directory, &mut poll)
+}
+
+/// The same, each waited for by `wait`.
+pub fn run_by(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>, wait: Wait<'_>) -> Result<()> {
     let bytes = serde_json::to_vec(state).unwrap_or_default();
-    hooks.iter().try_for_each(|hook| one(hook, &bytes, directory))
+    hooks.iter().try_for_each(|hook| one(hook, &bytes, directory, wait))
+}
+
+/// Where poll(2) fails its time is taken to be over.
+fn poll(pidfd: BorrowedFd<'_>, milliseconds: i32) -> bool {
+    crate::sys::process::poll_in(pidfd, milliseconds).unwrap_or(false)
 }
 
 /// Runs the hooks of a container that is gone, all of them: what failed (runtime.md, Lifecycle 13).
 pub fn run_all(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>) -> Vec<Error> {
     let bytes = serde_json::to_vec(state).unwrap_or_default();
-    hooks.iter().filter_map(|hook| one(hook, &bytes, directory).err()).collect()
+    hooks.iter().filter_map(|hook| one(hook, &bytes, directory, &mut poll).err()).collect()
 }
 
-fn one(hook: &Hook, state: &[u8], directory: Option<&Path>) -> Result<()> {
+fn one(hook: &Hook, state: &[u8], directory: Option<&Path>, wait: Wait<'_>) -> Result<()> {
     let failed = |why: String| {
         Error::new(format!("error running {} hook #{}: {why}", hook.kind, hook.index))
             .at(format!("/hooks/{}/{}", hook.kind, hook.index))
@@ -83,7 +95,7 @@ fn one(hook: &Hook, state: &[u8], directory: Option<&Path>) -> Result<()> {
             .hint("a hook is an absolute path of the host, executable, with its interpreter there")
     })?;
     let milliseconds = i32::try_from(u64::from(hook.timeout) * 1000).unwrap_or(i32::MAX);
-    let ended = super::bound::wait(&mut child, milliseconds)
+    let ended = super::bound::wait_by(&mut child, milliseconds, wait)
         .map_err(|(call, errno)| failed("it can't be waited for in its time".to_owned()).call(call, errno))?;
     let why = match ended.map(|status| (status.signal(), status.code())) {
         None => format!("context deadline exceeded: killed after {} s", hook.timeout),

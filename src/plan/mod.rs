@@ -39,7 +39,7 @@ pub use intel_rdt::{IntelRdt, plan as intel_rdt, schemata};
 pub use landlock::{PREFIX as LANDLOCK, wanted as landlock_wanted};
 pub use namespaces::{IdMap, Joined, Userns};
 pub use net_devices::NetDevice;
-pub use resources::{Resources, host_uid};
+pub use resources::{Resources, has_host_uid, host_uid};
 
 /// What planning may know of the host.
 #[derive(Debug, Clone)]

@@ -97,6 +97,15 @@ pub fn host_uid(spec: &Spec, uid: u32) -> Option<u32> {
     })
 }
 
+/// Has the host's id `uid` one in the container's own user namespace? None: it has no such namespace.
+pub fn has_host_uid(spec: &Spec, uid: u32) -> Option<bool> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
+    let own = namespaces.into_iter().flatten().any(|namespace| namespace.typ() == Kind::User);
+    let mapped = |map: &IdMap| uid.checked_sub(map.host).is_some_and(|offset| offset < map.size);
+    own.then(|| IdMap::list(linux.and_then(|linux| linux.uid_mappings().as_ref())).iter().any(mapped))
+}
+
 fn writable_cgroup(mount: &Mount) -> bool {
     let last = mount.options().iter().flatten().rfind(|option| *option == "ro" || *option == "rw");
     matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))

@@ -1,4 +1,4 @@
-//! ioctl(2) on terminals, see ioctl_tty(2).
+//! ioctl(2) on terminals and pipes, see ioctl_tty(2) and pipe(7).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -13,6 +13,14 @@ pub fn tiocgwinsz(tty: BorrowedFd) -> Result<libc::winsize> {
     // SAFETY: TIOCGWINSZ writes one winsize, which `size` is.
     Errno::result(unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
     Ok(size)
+}
+
+/// How many bytes the pipe `pipe` holds.
+pub fn fionread(pipe: BorrowedFd) -> Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, which `bytes` is.
+    Errno::result(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
 /// Sets the size of the terminal `tty`; its foreground process group gets SIGWINCH when that is a change.
