@@ -225,7 +225,13 @@ impl Pipe {
             read(from, &mut bytes[..most])
         }) {
             Ok(length @ 1..) => length,
-            Err(Errno::EAGAIN | Errno::EINTR) => return 0,
+            Err(Errno::EAGAIN | Errno::EINTR) => {
+                // Somebody else took what it held when the program ended: nothing is to be waited for.
+                if left != usize::MAX {
+                    self.left = 0;
+                }
+                return 0;
+            }
             Ok(0) | Err(_) => {
                 self.from = None;
                 self.left = 0;
