@@ -56,7 +56,7 @@ load cri
     [ "$(cat "$cgroup/memory.max")" = 67108864 ]
     cri UpdateContainerResources "$(string 1 "$container")$(message 2 "$(number 4 33554432)")"
     [ "$(cat "$cgroup/memory.max")" = 33554432 ]
-    container "$(number 4 16777216)" sh -c 'sleep 2; exec tail /dev/zero' # as above
+    container "$(number 4 16777216)" sh -c 'sleep 2; tail /dev/zero; status=$?; sleep 2; exit $status' # as above
     soon has 3 $EXITED
     has 7 137
     soon has 10 OOMKilled # nor does it tell of the two in this order
