@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Global;
-use super::create::{Common, Console, finish_or_undo, pipes, prepare, see_through, write_pid_file};
+use super::create::{Common, Console, finish_or_undo, prepare, see_through, write_pid_file};
 use crate::error::{Error, Result};
 use crate::exec::dump::{self, Cgroups};
 use crate::exec::restore::{self, Making, Wanted};
-use crate::foreground::{self, Signals};
+use crate::foreground::{self, Pipes, Signals};
 use crate::state::Status;
 use crate::sys::{path, process};
 
@@ -240,14 +240,11 @@ pub(super) fn restore(args: &RestoreArgs, global: &Global) -> anyhow::Result<i32
         options: &prepared.options,
         console: console.child(),
     };
-    let spec = &prepared.bundle.spec;
-    let user = spec.process().as_ref().map(|process| process.user().uid());
-    let mut pipes = pipes(foreground && !prepared.plan.terminal, spec, user)?;
-    let container = pipes.lend(|| restore::restore(&making, &wanted, &global.store()))?;
+    let container = restore::restore(&making, &wanted, &global.store())?;
     let told = write_pid_file(args.pid_file.as_deref(), container.process.pid);
     let container = finish_or_undo(container, told)?;
     super::log::warnings(global, &container.warnings, foreground);
-    Ok(see_through(container, spec, (console, pipes), signals, false)?)
+    Ok(see_through(container, &prepared.bundle.spec, (console, Pipes::none()), signals, false)?)
 }
 
 #[cfg(test)]
