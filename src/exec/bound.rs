@@ -13,8 +13,12 @@ use crate::sys::process::{kill_group, pidfd_open, poll_in};
 /// # Errors
 /// The call that failed. Where that is not kill(2), nothing of it goes on.
 pub fn wait(child: &mut Child, milliseconds: i32) -> Result<Option<ExitStatus>, (&'static str, Errno)> {
-    // Where poll(2) fails its time is taken to be over.
-    wait_by(child, milliseconds, &mut |pidfd, milliseconds| poll_in(pidfd, milliseconds).unwrap_or(false))
+    wait_by(child, milliseconds, &mut poll)
+}
+
+/// Waits for a descriptor alone. Where poll(2) fails its time is taken to be over.
+pub fn poll(pidfd: BorrowedFd<'_>, milliseconds: i32) -> bool {
+    poll_in(pidfd, milliseconds).unwrap_or(false)
 }
 
 /// What waits until a descriptor is ready for reading, so many milliseconds; false: it was not.

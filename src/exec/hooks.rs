@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -12,7 +11,7 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::bound::Wait;
+use super::bound::{Wait, poll};
 use crate::error::{Error, Result, errno_text};
 use crate::plan::op::Hook;
 
@@ -47,11 +46,6 @@ pub fn run(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>) 
 pub fn run_by(hooks: &[Hook], state: &serde_json::Value, directory: Option<&Path>, wait: Wait<'_>) -> Result<()> {
     let bytes = serde_json::to_vec(state).unwrap_or_default();
     hooks.iter().try_for_each(|hook| one(hook, &bytes, directory, wait))
-}
-
-/// Where poll(2) fails its time is taken to be over.
-fn poll(pidfd: BorrowedFd<'_>, milliseconds: i32) -> bool {
-    crate::sys::process::poll_in(pidfd, milliseconds).unwrap_or(false)
 }
 
 /// Runs the hooks of a container that is gone, all of them: what failed (runtime.md, Lifecycle 13).
